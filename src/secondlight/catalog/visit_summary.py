@@ -1,0 +1,251 @@
+"""Final (or initial) calibrations of every detector of a visit, any of them possibly missing."""
+
+from __future__ import annotations
+
+__all__ = ("DetectorSummary", "VisitSummary", "VisitSummaryModel")
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import pydantic
+from astro_metadata_translator import ObservationInfo
+from lsst.images import Bounds, Box, DetectorFrame, ObservationSummaryStats, SkyProjection
+from lsst.images import SkyProjectionSerializationModel as SkyModel
+from lsst.images._concrete_bounds import BoundsSerializationModel
+from lsst.images.aperture_corrections import ApertureCorrectionMap
+from lsst.images.aperture_corrections import ApertureCorrectionMapSerializationModel as ApCorrModel
+from lsst.images.psfs import (
+    GaussianPointSpreadFunction,
+    GaussianPSFSerializationModel,
+    PiffSerializationModel,
+    PiffWrapper,
+    PointSpreadFunction,
+)
+from lsst.images.serialization import ArchiveTree, InputArchive, InvalidParameterError, OutputArchive
+
+from .photo_calib import PhotoCalib, PhotoCalibModel
+
+
+@dataclasses.dataclass
+class DetectorSummary:
+    """What is known about one detector of a visit; `None` is what is missing.
+
+    Parameters
+    ----------
+    detector
+        Detector id.
+    bbox
+        Pixels of the image.
+    psf
+        Point-spread function.
+    aperture_corrections
+        Field by ``<flux>_instFlux`` and ``<flux>_instFluxErr``.
+    sky_projection
+        Pixel to sky mapping.
+    photo_calib
+        Counts to nJy.
+    valid_polygon
+        Region of valid pixels, if smaller than ``bbox``.
+    obs_info
+        Observation metadata.
+    summary_stats
+        Summary statistics.
+    """
+
+    detector: int
+    bbox: Box | None = None
+    psf: PointSpreadFunction | None = None
+    aperture_corrections: ApertureCorrectionMap | None = None
+    sky_projection: SkyProjection[DetectorFrame] | None = None
+    photo_calib: PhotoCalib | None = None
+    valid_polygon: Bounds | None = None
+    obs_info: ObservationInfo | None = None
+    summary_stats: ObservationSummaryStats | None = None
+
+    def serialize(self, archive: OutputArchive[Any]) -> DetectorSummaryModel[Any]:
+        """Write to an archive of `lsst.images`.
+
+        Raises
+        ------
+        TypeError
+            Raised if the PSF is of a kind that has no stored form.
+        """
+        if self.psf is not None and not isinstance(self.psf, PiffWrapper | GaussianPointSpreadFunction):
+            raise TypeError(
+                f"Detector {self.detector}: a PSF of type {type(self.psf).__name__} cannot be stored in a "
+                "visit summary; expected a Piff or a Gaussian PSF."
+            )
+        direct = archive.serialize_direct
+        corrections = self.aperture_corrections
+        return DetectorSummaryModel(
+            detector=self.detector,
+            bbox=self.bbox,
+            psf=direct("psf", self.psf.serialize) if self.psf is not None else None,
+            aperture_corrections=(
+                direct("aperture_corrections", functools.partial(ApCorrModel.serialize, corrections))
+                if corrections is not None
+                else None
+            ),
+            sky_projection=(
+                direct("sky_projection", self.sky_projection.serialize)
+                if self.sky_projection is not None
+                else None
+            ),
+            photo_calib=(
+                direct("photo_calib", self.photo_calib.serialize) if self.photo_calib is not None else None
+            ),
+            valid_polygon=self.valid_polygon.serialize() if self.valid_polygon is not None else None,
+            obs_info=self.obs_info,
+            summary_stats=self.summary_stats,
+        )
+
+
+class DetectorSummaryModel[P: pydantic.BaseModel](pydantic.BaseModel, ser_json_inf_nan="constants"):
+    """Stored form of a `DetectorSummary`."""
+
+    detector: int = pydantic.Field(description="Detector id.")
+    bbox: Box | None = pydantic.Field(default=None, description="Pixels of the image.")
+    psf: PiffSerializationModel | GaussianPSFSerializationModel | None = pydantic.Field(
+        default=None, union_mode="left_to_right", description="Point-spread function."
+    )
+    aperture_corrections: ApCorrModel | None = pydantic.Field(
+        default=None, description="Aperture correction fields."
+    )
+    sky_projection: SkyModel[P] | None = pydantic.Field(default=None, description="Pixel to sky mapping.")
+    photo_calib: PhotoCalibModel | None = pydantic.Field(default=None, description="Counts to nJy.")
+    valid_polygon: BoundsSerializationModel | None = pydantic.Field(
+        default=None, description="Region of valid pixels."
+    )
+    obs_info: ObservationInfo | None = pydantic.Field(default=None, description="Observation metadata.")
+    summary_stats: ObservationSummaryStats | None = pydantic.Field(
+        default=None, description="Summary statistics."
+    )
+
+    def deserialize(self, archive: InputArchive[Any]) -> DetectorSummary:
+        """Read from an archive of `lsst.images`."""
+
+        def read(model: ArchiveTree | None) -> Any:
+            return model.deserialize(archive) if model is not None else None
+
+        return DetectorSummary(
+            detector=self.detector,
+            bbox=self.bbox,
+            psf=read(self.psf),
+            aperture_corrections=read(self.aperture_corrections),
+            sky_projection=read(self.sky_projection),
+            photo_calib=read(self.photo_calib),
+            valid_polygon=self.valid_polygon.deserialize() if self.valid_polygon is not None else None,
+            obs_info=self.obs_info,
+            summary_stats=self.summary_stats,
+        )
+
+
+class VisitSummary:
+    """Records of the detectors of one visit, sorted by detector id.
+
+    Also what the ``finalized_psf_ap_corr_*`` datasets hold (PSF and aperture corrections only).
+
+    Parameters
+    ----------
+    visit
+        Visit id.
+    records
+        One record per detector, in any order.
+    instrument, band, physical_filter
+        What the visit was taken with.
+    comment
+        Remarks kept with the records.
+
+    Raises
+    ------
+    ValueError
+        Raised if a detector appears twice.
+    """
+
+    def __init__(
+        self,
+        visit: int,
+        records: Iterable[DetectorSummary] = (),
+        *,
+        instrument: str = "",
+        band: str = "",
+        physical_filter: str = "",
+        comment: str = "",
+    ) -> None:
+        self.visit = visit
+        self.instrument = instrument
+        self.band = band
+        self.physical_filter = physical_filter
+        self.comment = comment
+        self._records: dict[int, DetectorSummary] = {}
+        for record in sorted(records, key=lambda r: r.detector):
+            if record.detector in self._records:
+                raise ValueError(f"Visit {visit}: detector {record.detector} appears twice in the summary.")
+            self._records[record.detector] = record
+
+    def find(self, detector: int) -> DetectorSummary | None:
+        """Return the record of a detector, or `None`."""
+        return self._records.get(detector)
+
+    @property
+    def detectors(self) -> list[int]:
+        """Detector ids, ascending."""
+        return list(self._records)
+
+    def __iter__(self) -> Iterator[DetectorSummary]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"VisitSummary(visit={self.visit}, detectors={self.detectors})"
+
+    def serialize(self, archive: OutputArchive[Any]) -> VisitSummaryModel[Any]:
+        """Write to an archive of `lsst.images`."""
+        return VisitSummaryModel(
+            visit=self.visit,
+            instrument=self.instrument,
+            band=self.band,
+            physical_filter=self.physical_filter,
+            comment=self.comment,
+            records=[
+                archive.serialize_direct(f"detector_{record.detector}", record.serialize) for record in self
+            ],
+        )
+
+    @staticmethod
+    def _get_archive_tree_type(pointer_type: type[pydantic.BaseModel]) -> type[VisitSummaryModel[Any]]:
+        return VisitSummaryModel[pointer_type]  # type: ignore[valid-type]
+
+
+class VisitSummaryModel[P: pydantic.BaseModel](ArchiveTree):
+    """Stored form of a `VisitSummary`."""
+
+    SCHEMA_NAME: ClassVar[str] = "secondlight_visit_summary"
+    SCHEMA_VERSION: ClassVar[str] = "1.0.0"
+    MIN_READ_VERSION: ClassVar[int] = 1
+    SCHEMA_URL_BASE: ClassVar[str] = "https://secondlight.readthedocs.io/schemas"
+    PUBLIC_TYPE: ClassVar[type] = VisitSummary
+
+    visit: int = pydantic.Field(description="Visit id.")
+    instrument: str = pydantic.Field(default="", description="Instrument name.")
+    band: str = pydantic.Field(default="", description="Band label.")
+    physical_filter: str = pydantic.Field(default="", description="Full name of the filter.")
+    comment: str = pydantic.Field(default="", description="Remarks.")
+    records: list[DetectorSummaryModel[P]] = pydantic.Field(description="One record per detector.")
+
+    def deserialize(self, archive: InputArchive[Any], **kwargs: Any) -> VisitSummary:
+        """Read from an archive of `lsst.images`."""
+        if kwargs:
+            raise InvalidParameterError(f"Unrecognized parameters for VisitSummary: {set(kwargs)}.")
+        return VisitSummary(
+            self.visit,
+            [record.deserialize(archive) for record in self.records],
+            instrument=self.instrument,
+            band=self.band,
+            physical_filter=self.physical_filter,
+            comment=self.comment,
+        )

@@ -1,0 +1,1 @@
+"""Cameras and ingest of real files."""

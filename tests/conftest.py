@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real-data files; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("SECONDLIGHT_TEST_DATA", _DEFAULT_DATA))
+    if not folder.is_dir():
+        pytest.skip(f"real-data folder {folder} is absent (set SECONDLIGHT_TEST_DATA)")
+    return folder
