@@ -1,1 +1,1 @@
-"""The types that flow between rooms: footprints, source catalogs, visit summaries, and how they are stored."""
+"""The types that flow between rooms: footprints, source catalogs, visit summaries, and storage."""

@@ -38,9 +38,7 @@ def mask_to_spans(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @njit(cache=True, nogil=True)
-def gather(
-    image: np.ndarray, ox: int, oy: int, y: np.ndarray, x0: np.ndarray, x1: np.ndarray
-) -> np.ndarray:
+def gather(image: np.ndarray, ox: int, oy: int, y: np.ndarray, x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
     """Return the pixels of an image with first pixel (ox, oy) under the spans, in span order, float32."""
     n = 0
     for k in range(len(y)):

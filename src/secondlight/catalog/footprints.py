@@ -277,7 +277,7 @@ class Footprints:
         return np.asarray(widths[self.span_offsets[1:]] - widths[self.span_offsets[:-1]])
 
     def bounding_boxes(self) -> np.ndarray:
-        """Inclusive boxes ``(x0, y0, x1, y1)`` of each row, int32 (n, 4); an empty row gives (0, 0, -1, -1)."""
+        """Inclusive boxes ``(x0, y0, x1, y1)``, int32 (n, 4); an empty row gives (0, 0, -1, -1)."""
         return kernels.bounding_boxes(self.span_offsets, self.span_y, self.span_x0, self.span_x1)
 
     def centroids(self) -> np.ndarray:
@@ -324,7 +324,7 @@ class Footprints:
         )
 
     def dilated(self, radius: int, *, manhattan: bool = False) -> Footprints:
-        """Return each row dilated by a circle (or Manhattan) stencil of spec reprocess 9.8; peaks are kept."""
+        """Return each row dilated by a circle or Manhattan stencil (spec reprocess 9.8), with its peaks."""
         offsets, y, x0, x1 = kernels.dilate(
             self.span_offsets, self.span_y, self.span_x0, self.span_x1, radius, manhattan
         )
@@ -365,7 +365,7 @@ class Footprints:
         return self.to_labels(shape, x0=x0, y0=y0) >= 0
 
     def to_labels(self, shape: tuple[int, int], *, x0: int = 0, y0: int = 0) -> np.ndarray:
-        """Return an int32 image with the row number of each pixel, -1 outside; later rows paint over earlier."""
+        """Return an int32 image with the row number of each pixel, -1 outside; later rows win."""
         labels = np.full(shape, -1, dtype=np.int32)
         kernels.paint(labels, x0, y0, self.span_offsets, self.span_y, self.span_x0, self.span_x1)
         return labels

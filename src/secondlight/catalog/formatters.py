@@ -23,4 +23,5 @@ class ArrowFormatter(FormatterV2):
 
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """Read the dataset from a local file."""
-        return self.file_descriptor.storageClass.pytype.from_arrow(pq.read_table(path))
+        pytype: Any = self.file_descriptor.storageClass.pytype
+        return pytype.from_arrow(pq.read_table(path))

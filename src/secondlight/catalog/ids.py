@@ -38,7 +38,8 @@ class IdGenerator:
         """
         if start + n - 1 >= 1 << self.counter_bits:
             raise OverflowError(
-                f"Catalog {self.catalog_id}: {start + n - 1} rows do not fit {self.counter_bits} counter bits."
+                f"Catalog {self.catalog_id}: {start + n - 1} rows do not fit the "
+                f"{self.counter_bits} counter bits of its ids."
             )
         return (self.catalog_id << self.counter_bits) | np.arange(start, start + n, dtype=np.int64)
 
@@ -64,7 +65,7 @@ class DetectorVisitIdGeneratorConfig(Config):
         data_id
             Data id with ``instrument``, ``visit`` and ``detector`` and its dimension records.
         """
-        packer = self.packer.apply(data_id)
+        packer = self.packer.apply(data_id)  # type: ignore[attr-defined]
         packed = packer.pack(data_id)
         release_bits = (self.n_releases - 1).bit_length()
         catalog_id = packed + (self.release_id << packer.maxBits)

@@ -32,7 +32,7 @@ _DEFAULT_PLANES = (
 
 
 def plane_name(name: str) -> str:
-    """Return the public name of a plane given by its short or public name; unknown names are returned as is."""
+    """Return the public name of a plane given by its short or public name; an unknown name is kept."""
     return SHORT_TO_PUBLIC.get(name, name)
 
 

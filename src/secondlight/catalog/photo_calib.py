@@ -12,7 +12,7 @@ import astropy.units as u
 import numpy as np
 import pydantic
 from lsst.images import Box
-from lsst.images.fields import BaseField, ChebyshevField, FieldSerializationModel
+from lsst.images.fields import ChebyshevField, Field, FieldSerializationModel
 from lsst.images.serialization import ArchiveTree, InputArchive, InvalidParameterError, OutputArchive
 
 AB_FLUX_NJY = 1e23 * 10 ** (48.6 / -2.5) * 1e9
@@ -36,7 +36,7 @@ class PhotoCalib:
 
     mean: float
     error: float = 0.0
-    field: BaseField | None = None
+    field: Field | None = None
 
     @staticmethod
     def from_zero_point(zero_point: float, error: float = 0.0) -> PhotoCalib:
@@ -62,8 +62,8 @@ class PhotoCalib:
             return self.mean
         return np.asarray(self.field.render(bbox, dtype=np.float32).array)
 
-    def to_field(self, bbox: Box, count_unit: u.UnitBase) -> BaseField:
-        """Return the calibration as a field with unit nJy per ``count_unit``, as a `VisitImage` carries it."""
+    def to_field(self, bbox: Box, count_unit: u.UnitBase) -> Field:
+        """Return the calibration as the field of nJy per ``count_unit`` that a `VisitImage` carries."""
         unit = u.nJy / count_unit
         if self.field is None:
             return ChebyshevField(bbox, np.array([[self.mean]]), unit=unit)
@@ -78,7 +78,9 @@ class PhotoCalib:
 
     def serialize(self, archive: OutputArchive[Any]) -> PhotoCalibModel:
         """Write to an archive of `lsst.images`."""
-        field = archive.serialize_direct("field", self.field.serialize) if self.field is not None else None
+        field: Any = None
+        if self.field is not None:
+            field = archive.serialize_direct("field", self.field.serialize)
         return PhotoCalibModel(mean=self.mean, error=self.error, field=field)
 
     @staticmethod

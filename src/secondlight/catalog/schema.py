@@ -119,7 +119,9 @@ class Schema:
         try:
             return self._fields[self.resolve(name)]
         except KeyError:
-            raise KeyError(f"No column {name!r} in the schema (resolved to {self.resolve(name)!r}).") from None
+            raise KeyError(
+                f"No column {name!r} in the schema (resolved to {self.resolve(name)!r})."
+            ) from None
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self._fields.values())

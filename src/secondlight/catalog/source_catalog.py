@@ -101,7 +101,7 @@ class SourceCatalog:
         return result
 
     def with_schema(self, schema: Schema) -> SourceCatalog:
-        """Return the same rows under another schema, copying the columns both have and leaving the rest unset."""
+        """Return the same rows under another schema; only columns that both have are copied."""
         result = SourceCatalog(schema, self._size, footprints=self.footprints, metadata=self.metadata)
         for field in schema:
             if field.name in self.schema.names:
@@ -232,7 +232,9 @@ class SourceCatalog:
         """
         raw = (table.schema.metadata or {}).get(_ARROW_KEY)
         if raw is None:
-            raise ValueError("The Arrow table carries no source-catalog header; was it written by to_arrow()?")
+            raise ValueError(
+                "The Arrow table carries no source-catalog header; was it written by to_arrow()?"
+            )
         header = json.loads(raw)
         schema = Schema()
         for name, dtype in header["dtypes"].items():

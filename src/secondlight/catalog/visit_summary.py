@@ -82,7 +82,7 @@ class DetectorSummary:
         return DetectorSummaryModel(
             detector=self.detector,
             bbox=self.bbox,
-            psf=direct("psf", self.psf.serialize) if self.psf is not None else None,
+            psf=direct("psf", self.psf.serialize) if self.psf is not None else None,  # type: ignore[arg-type]
             aperture_corrections=(
                 direct("aperture_corrections", functools.partial(ApCorrModel.serialize, corrections))
                 if corrections is not None

@@ -56,7 +56,7 @@ def make_detector(
     )
     frames = ast.FrameSet(focal_plane)
     frames.addFrame(1, ast.ZoomMap(2, math.radians(plate_scale / 3600.0)), field_angle)
-    to_pixels = ast.ShiftMap([-center[0], -center[1]])
+    to_pixels: ast.Mapping = ast.ShiftMap([-center[0], -center[1]])
     to_pixels = ast.CmpMap(to_pixels, ast.ZoomMap(2, 1.0 / pixel_size), True)
     to_pixels = ast.CmpMap(to_pixels, ast.ShiftMap([x_center, y_center]), True)
     frames.addFrame(1, to_pixels, pixels)
