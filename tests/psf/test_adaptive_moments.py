@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from secondlight.psf.adaptive_moments import MAX_ITER, SHIFT, UNWEIGHTED, UNWEIGHTED_BAD, adaptive_moments
+
+
+def gaussian(x: float, y: float, xx: float, yy: float, xy: float, size: int = 61) -> np.ndarray:
+    j, i = np.mgrid[:size, :size]
+    inverse = np.linalg.inv([[xx, xy], [xy, yy]])
+    dx, dy = i - x, j - y
+    q = inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2
+    return np.exp(-0.5 * q) / (2 * np.pi * np.sqrt(xx * yy - xy**2))
+
+
+def slow_moments(image: np.ndarray, x: float, y: float) -> tuple[np.ndarray, float, int]:
+    """Fixed-point iteration with whole-array numpy sums (no sub-pixel mode)."""
+    w = np.diag([1.5, 1.5])
+    j, i = np.mgrid[: image.shape[0], : image.shape[1]]
+    old = None
+    for iteration in range(100):
+        r = 4 * np.sqrt(max(w[0, 0], w[1, 1]))
+        inside = (i >= np.floor(x - r + 0.5)) & (i <= np.ceil(x + r - 0.5))
+        inside &= (j >= np.floor(y - r + 0.5)) & (j <= np.ceil(y + r - 0.5))
+        d = np.stack([i - x, j - y])
+        q = np.einsum("aij,ab,bij->ij", d, np.linalg.inv(w), d)
+        a = image * np.exp(-q / 2) * (inside & (q <= 14))
+        o = np.einsum("aij,bij,ij->ab", d, d, a) / a.sum()
+        e = np.array([o[0, 0] - o[1, 1], 2 * o[0, 1]]) / np.trace(o)
+        if old is not None and np.all(abs(e - old[0]) < 1e-5) and abs(o[0, 0] / old[1] - 1) < 1e-4:
+            return w, float(a.sum()), iteration + 1
+        old = e, o[0, 0]
+        w = np.linalg.inv(np.linalg.inv(o) - np.linalg.inv(w))
+    raise AssertionError("no convergence")
+
+
+def test_published_vectors() -> None:
+    centred = adaptive_moments(1e4 * gaussian(30, 30, 4, 4, 0)[None], x=30, y=30)
+    assert centred.xx[0] == pytest.approx(3.999924, abs=2e-6)
+    assert centred.yy[0] == pytest.approx(3.999924, abs=2e-6)
+    assert centred.xy[0] == pytest.approx(0, abs=1e-12)
+    assert 2 * centred.weighted_sum[0] == pytest.approx(9999.898, abs=2e-3)
+    moved = adaptive_moments(1e4 * gaussian(30.3, 29.8, 4, 4, 0)[None], x=30.3, y=29.8)
+    assert moved.xx[0] == pytest.approx(3.999911, abs=2e-6)
+    assert moved.yy[0] == pytest.approx(3.999918, abs=2e-6)
+    assert moved.xy[0] == pytest.approx(2.5e-6, abs=1e-6)
+    assert 2 * moved.weighted_sum[0] == pytest.approx(9999.886, abs=2e-3)
+    assert moved.x[0] == pytest.approx(30.3, abs=1e-6)
+    assert moved.y[0] == pytest.approx(29.8, abs=1e-6)
+    assert moved.flags[0] == 0
+
+
+@pytest.mark.parametrize(("xx", "yy", "xy"), [(4.0, 9.0, 2.0), (2.5, 2.0, -0.5), (12.0, 6.0, 0.0)])
+def test_matches_slow_twin(xx: float, yy: float, xy: float) -> None:
+    image = gaussian(30.2, 29.6, xx, yy, xy) + np.random.default_rng(3).normal(0, 1e-5, (61, 61))
+    fast = adaptive_moments(image[None], x=30.1, y=29.7)
+    slow, total, _ = slow_moments(image, 30.1, 29.7)
+    np.testing.assert_allclose(
+        [fast.xx[0], fast.yy[0], fast.xy[0]], [slow[0, 0], slow[1, 1], slow[0, 1]], rtol=1e-9
+    )
+    assert fast.weighted_sum[0] == pytest.approx(total, rel=1e-9)
+
+
+def test_narrow_object_keeps_its_flux() -> None:
+    """Sub-pixel sampling shares a pixel among its sub-positions: a delta function does not gain 16-fold flux."""
+    image = np.zeros((1, 21, 21))
+    image[0, 10, 10] = 1.0
+    result = adaptive_moments(image, x=10, y=10)
+    assert result.xx[0] < 0.5
+    assert 0.2 < result.weighted_sum[0] <= 1.0
+
+
+def test_bad_inputs_are_flagged() -> None:
+    images = np.stack(
+        [
+            np.full((21, 21), np.nan),
+            -gaussian(10, 10, 4, 4, 0, 21),
+            gaussian(10, 10, 4, 4, 0, 21),
+            gaussian(10, 10, 4, 4, 0, 21),
+            gaussian(13.5, 10, 4, 4, 0, 21),
+        ]
+    )
+    result = adaptive_moments(images, x=[10, 10, np.nan, 50, 10], y=10.0)
+    assert np.all(result.flags[:4] & UNWEIGHTED_BAD)
+    assert np.all(result.flags[:4] & UNWEIGHTED)
+    assert np.isnan(result.xx[:4]).all()
+    assert result.flags[4] & SHIFT
+
+
+def test_iteration_limit() -> None:
+    result = adaptive_moments(gaussian(30, 30, 9, 4, 1)[None], x=30, y=30, max_iter=2)
+    assert result.flags[0] == MAX_ITER | UNWEIGHTED
+    assert result.xx[0] == pytest.approx(9, rel=0.05)
