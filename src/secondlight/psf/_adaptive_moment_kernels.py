@@ -1,4 +1,4 @@
-"""Compiled core of the adaptive Gaussian moments (spec finalize 9.3, reprocess 17.2) and fixed-weight sums."""
+"""Compiled core of the adaptive Gaussian moments (spec finalize 9.3, reprocess 17.2)."""
 
 from __future__ import annotations
 
@@ -33,24 +33,26 @@ _SUBPIXEL_FIRST = -0.375
 
 
 @njit(cache=True, nogil=True)
-def needs_subpixels(xx, yy, xy):  # type: ignore[no-untyped-def]
+def needs_subpixels(xx: float, yy: float, xy: float) -> bool:
     """Whether a weight is so narrow that pixel-centre sums are too coarse."""
     return xx < 0.25 or yy < 0.25 or xx * yy - xy * xy < 0.0625
 
 
 @njit(cache=True, nogil=True)
-def weight_box(shape, x, y, xx, yy):  # type: ignore[no-untyped-def]
+def weight_box(shape: tuple[int, int], x: float, y: float, xx: float, yy: float) -> tuple[int, int, int, int]:
     """Return the inclusive index box ``(x0, x1, y0, y1)`` of +-4 sigma about (x, y), clipped to the image."""
     half = min(_BOX_SIGMAS * math.sqrt(max(xx, yy)), _MAX_BOX)
-    x0 = max(int(math.floor(x - half + 0.5)), 0)
-    x1 = min(int(math.ceil(x + half - 0.5)), shape[1] - 1)
-    y0 = max(int(math.floor(y - half + 0.5)), 0)
-    y1 = min(int(math.ceil(y + half - 0.5)), shape[0] - 1)
+    x0 = max(math.floor(x - half + 0.5), 0)
+    x1 = min(math.ceil(x + half - 0.5), shape[1] - 1)
+    y0 = max(math.floor(y - half + 0.5), 0)
+    y1 = min(math.ceil(y + half - 0.5), shape[0] - 1)
     return x0, x1, y0, y1
 
 
 @njit(cache=True, nogil=True)
-def _subpixel_sums(value, dx, dy, w_xx, w_xy, w_yy, sums):  # type: ignore[no-untyped-def]
+def _subpixel_sums(
+    value: float, dx: float, dy: float, w_xx: float, w_xy: float, w_yy: float, sums: np.ndarray
+) -> None:
     """Add one pixel, sampled on its 4 x 4 sub-positions with equal shares of its value, to the six sums."""
     worst = 0.0
     for sy in (_SUBPIXEL_FIRST, -_SUBPIXEL_FIRST):
@@ -74,10 +76,21 @@ def _subpixel_sums(value, dx, dy, w_xx, w_xy, w_yy, sums):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
-def weighted_sums(image, x, y, box, w_xx, w_xy, w_yy, subpixels, sums):  # type: ignore[no-untyped-def]
+def weighted_sums(
+    image: np.ndarray,
+    x: float,
+    y: float,
+    box: tuple[int, int, int, int],
+    w_xx: float,
+    w_xy: float,
+    w_yy: float,
+    subpixels: bool,
+    sums: np.ndarray,
+) -> None:
     """Fill ``sums`` with sum(wI), sum(wI dx), (dy), (dx dx), (dx dy), (dy dy) over an inclusive index box.
 
-    ``image`` is (h, w); x, y are array indices; the weight is exp(-Q/2), Q = w_xx dx^2 + 2 w_xy dx dy + w_yy dy^2.
+    ``image`` is (h, w); x, y are array indices; the weight is exp(-Q/2) with
+    Q = w_xx dx^2 + 2 w_xy dx dy + w_yy dy^2.
     """
     x0, x1, y0, y1 = box
     sums[:] = 0.0
@@ -101,13 +114,23 @@ def weighted_sums(image, x, y, box, w_xx, w_xy, w_yy, subpixels, sums):  # type:
 
 
 @njit(cache=True, nogil=True)
-def _sums_usable(sums):  # type: ignore[no-untyped-def]
-    return sums[0] > 0 and sums[3] > 0 and sums[5] > 0
+def _sums_usable(sums: np.ndarray) -> bool:
+    return bool(sums[0] > 0 and sums[3] > 0 and sums[5] > 0)
 
 
 @njit(cache=True, nogil=True)
-def _iterate(image, x, y, max_iter, max_shift, tol1, tol2, weight, sums):  # type: ignore[no-untyped-def]
-    """Run the fixed-point iteration; ``weight`` (xx, yy, xy) and ``sums`` hold the last state.  Return the flags."""
+def _iterate(
+    image: np.ndarray,
+    x: float,
+    y: float,
+    max_iter: int,
+    max_shift: float,
+    tol1: float,
+    tol2: float,
+    weight: np.ndarray,
+    sums: np.ndarray,
+) -> int:
+    """Iterate to the fixed point and return the flags; weight (xx, yy, xy) and sums hold the last state."""
     flags = 0
     subpixels = False
     old_e1 = old_e2 = old_xx = 1e6
@@ -143,7 +166,16 @@ def _iterate(image, x, y, max_iter, max_shift, tol1, tol2, weight, sums):  # typ
 
 
 @njit(cache=True, nogil=True)
-def measure_one(image, x, y, max_iter, max_shift, tol1, tol2, result):  # type: ignore[no-untyped-def]
+def measure_one(
+    image: np.ndarray,
+    x: float,
+    y: float,
+    max_iter: int,
+    max_shift: float,
+    tol1: float,
+    tol2: float,
+    result: np.ndarray,
+) -> int:
     """Measure one object; fill ``result`` (x, y, xx, yy, xy, weighted sum) and return the flags.
 
     x, y are array indices of the fixed centre; the returned position is relative to the same origin.
@@ -171,7 +203,15 @@ def measure_one(image, x, y, max_iter, max_shift, tol1, tol2, result):  # type: 
 
 
 @njit(cache=True, nogil=True)
-def adaptive_moments_loop(images, x, y, max_iter, max_shift, tol1, tol2):  # type: ignore[no-untyped-def]
+def adaptive_moments_loop(
+    images: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    max_iter: int,
+    max_shift: float,
+    tol1: float,
+    tol2: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """Measure images (n, h, w) about array positions x, y (n); return results (n, 6) and flags (n)."""
     n = images.shape[0]
     results = np.empty((n, 6))

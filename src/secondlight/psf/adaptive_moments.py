@@ -1,4 +1,4 @@
-"""Adaptive Gaussian moments: the Gaussian weight that matches an object (Bernstein & Jarvis 2002, SDSS form)."""
+"""Adaptive Gaussian moments: the Gaussian weight that matches an object (Bernstein & Jarvis 2002)."""
 
 from __future__ import annotations
 
@@ -75,4 +75,5 @@ def adaptive_moments(
         tol1,
         tol2,
     )
-    return AdaptiveMoments(*results.T, flags)
+    x_out, y_out, xx, yy, xy, weighted_sum = results.T
+    return AdaptiveMoments(x_out, y_out, xx, yy, xy, weighted_sum, flags)

@@ -131,7 +131,7 @@ def _gaussian(psf: GaussianPointSpreadFunction, dx: np.ndarray, dy: np.ndarray) 
         distance = np.arange(-half, half + 1) - offset[:, None]
         return np.asarray(np.exp(-0.5 * (distance / psf.sigma) ** 2))
 
-    return profile(y_half, dy)[:, :, None] * profile(x_half, dx)[:, None, :]
+    return np.asarray(profile(y_half, dy)[:, :, None] * profile(x_half, dx)[:, None, :])
 
 
 def _draw_piff(psf: PiffWrapper, x: float, y: float, *, centred: bool) -> np.ndarray:
@@ -185,7 +185,7 @@ def stamp_shapes(stamps: np.ndarray) -> np.ndarray:
 
 
 def average_position(psf: PointSpreadFunction) -> tuple[float, float]:
-    """Return the mean position of the stars a Piff model was fitted to, else the middle of the PSF's bounds."""
+    """Return the mean position of the stars a Piff model was fitted to, else the middle of the bounds."""
     stars = getattr(psf.piff_psf, "stars", None) if isinstance(psf, PiffWrapper) else None
     used = [s.image_pos for s in stars or () if not (s.is_flagged or s.is_reserve)]
     if used:
@@ -195,7 +195,7 @@ def average_position(psf: PointSpreadFunction) -> tuple[float, float]:
 
 
 def determinant_radius(moments: np.ndarray) -> np.ndarray:
-    """Return det(Q)**(1/4) of moments ``[xx, yy, xy]`` (..., 3), pixels; NaN where the determinant is negative."""
+    """Return det(Q)**(1/4) of moments ``[xx, yy, xy]`` (..., 3), pixels; NaN where det < 0."""
     moments = np.asarray(moments, dtype=np.float64)
     det = moments[..., 0] * moments[..., 1] - moments[..., 2] ** 2
     return np.asarray(np.where(det >= 0, det, np.nan) ** 0.25)

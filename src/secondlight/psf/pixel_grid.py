@@ -1,4 +1,4 @@
-"""Fast drawing of Piff's PixelGrid model with a polynomial interpolant: all positions in a few array products."""
+"""Fast drawing of Piff's PixelGrid model with a polynomial interpolant, all positions at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ class PixelGridModel:
     @staticmethod
     def from_piff(psf: piff.PSF) -> PixelGridModel | None:
         """Return the fast form of a Piff model, or `None` if it has a feature that only Piff itself draws."""
-        model, interp, wcs = getattr(psf, "model", None), getattr(psf, "interp", None), psf.wcs
+        model: Any = getattr(psf, "model", None)
+        interp: Any = getattr(psf, "interp", None)
+        wcs = psf.wcs
         supported = (
             type(psf) is piff.SimplePSF
             and type(model) is piff.PixelGrid
@@ -104,10 +106,10 @@ class PixelGridModel:
         """Return the grid values at positions (n, size, size)."""
         keys = np.stack([x, y])[self.axes] * self.factors[:, None]
         terms = keys[0][:, None] ** self.exponents[:, 0] * keys[1][:, None] ** self.exponents[:, 1]
-        return (terms @ self.coefficients.T).reshape(-1, self.size, self.size)
+        return np.asarray(terms @ self.coefficients.T).reshape(-1, self.size, self.size)
 
     def _weights(self, offset: np.ndarray, half: int) -> np.ndarray:
-        """Return interpolation weights of the pixels of one axis on the grid points (n, 2 * half + 1, size)."""
+        """Return weights of the grid points for the pixels of one axis (n, 2 * half + 1, size)."""
         pixels = (np.arange(-half, half + 1) - offset[:, None]) * self.step
         distance = pixels[:, :, None] - (np.arange(self.size) - self.size // 2)
         return np.asarray(self.interpolant.xval(distance.ravel())).reshape(distance.shape)
