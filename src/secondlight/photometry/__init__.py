@@ -1,0 +1,1 @@
+"""Photometry: aperture corrections, calibration to nJy, catalog calculations and summary statistics."""
