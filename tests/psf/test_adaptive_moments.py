@@ -78,14 +78,18 @@ def test_bad_inputs_are_flagged() -> None:
             -gaussian(10, 10, 4, 4, 0, 21),
             gaussian(10, 10, 4, 4, 0, 21),
             gaussian(10, 10, 4, 4, 0, 21),
-            gaussian(12.6, 10, 4, 4, 0, 21),
         ]
     )
-    result = adaptive_moments(images, x=[10, 10, np.nan, 50, 10], y=10.0)
-    assert np.all(result.flags[:4] & UNWEIGHTED_BAD)
-    assert np.all(result.flags[:4] & UNWEIGHTED)
-    assert np.isnan(result.xx[:4]).all()
-    assert result.flags[4] & SHIFT
+    result = adaptive_moments(images, x=[10, 10, np.nan, 50], y=10.0)
+    assert np.all(result.flags & UNWEIGHTED_BAD)
+    assert np.all(result.flags & UNWEIGHTED)
+    assert np.isnan(result.xx).all()
+
+
+def test_large_shift_is_flagged() -> None:
+    result = adaptive_moments(gaussian(33, 30, 4, 4, 0)[None], x=30, y=30)
+    assert result.flags[0] == SHIFT
+    assert result.x[0] > 32
 
 
 def test_iteration_limit() -> None:
