@@ -204,6 +204,12 @@ class ReferenceSourceSelectorConfig(Config):
         default={},
     )
 
+    def setDefaults(self) -> None:
+        """Set the columns of reference catalogs."""
+        super().setDefaults()
+        self.signalToNoise.fluxField = "flux"
+        self.signalToNoise.errField = "flux_err"
+
 
 @registerConfigurable("references", sourceSelectorRegistry)
 class ReferenceSourceSelectorTask(BaseSourceSelectorTask):
@@ -238,14 +244,14 @@ class ObjectSizeStarSelectorConfig(Config):
     fluxMin = Field[float](doc="Smallest flux of a star, counts.", default=12500.0)
     fluxMax = Field[float](doc="Largest flux of a star, counts; 0 for no limit.", default=0.0)
     doSignalToNoiseLimit = Field[bool](doc="Apply limits to the signal-to-noise ratio?", default=True)
-    signalToNoiseMin = Field[float](doc="Smallest signal-to-noise ratio of a star.", default=20.0)
+    signalToNoiseMin = Field[float](doc="Smallest signal-to-noise ratio of a star.", default=50.0)
     signalToNoiseMax = Field[float](
         doc="Largest signal-to-noise ratio of a star; 0 for no limit.", default=0.0
     )
-    widthMin = Field[float](doc="Smallest size (trace radius) of a star, pixels.", default=0.0)
+    widthMin = Field[float](doc="Smallest size (trace radius) of a star, pixels.", default=0.9)
     widthMax = Field[float](doc="Largest size (trace radius) of a star, pixels.", default=10.0)
     sourceFluxField = Field[str](
-        doc="Flux column; its error is ``<name>Err``.", default="base_GaussianFlux_instFlux"
+        doc="Flux column; its error is ``<name>Err``.", default="base_PsfFlux_instFlux"
     )
     widthStdAllowed = Field[float](
         doc="Largest standard deviation of the sizes that still counts as one locus, pixels.", default=0.15
@@ -256,11 +262,13 @@ class ObjectSizeStarSelectorConfig(Config):
         doc="Flags that exclude a source.",
         default=[
             "base_PixelFlags_flag_edge",
+            "base_PixelFlags_flag_nodata",
             "base_PixelFlags_flag_interpolatedCenter",
             "base_PixelFlags_flag_saturatedCenter",
             "base_PixelFlags_flag_crCenter",
             "base_PixelFlags_flag_bad",
             "base_PixelFlags_flag_interpolated",
+            "slot_Centroid_flag",
         ],
     )
 
