@@ -1,0 +1,1 @@
+"""Splitting of blended sources."""

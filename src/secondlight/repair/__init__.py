@@ -1,0 +1,1 @@
+"""Repair of pixels: snaps, cosmic rays and defects."""
