@@ -1,0 +1,81 @@
+"""Running pipelines: the options people need most, handed on to ``pipetask``."""
+
+from __future__ import annotations
+
+__all__ = ("PIPELINES", "run_pipeline")
+
+import multiprocessing
+import sys
+from collections.abc import Sequence
+
+from lsst.ctrl.mpexec.cli.pipetask import cli as pipetask
+from lsst.daf.butler.cli.progress import ClickProgressHandler
+from lsst.daf.butler.progress import Progress
+
+PIPELINES = "resource://secondlight/pipelines/"
+"""Where the pipelines that come with the package are."""
+
+# What every quantum imports; the fork server imports it once, and its children start with all of it in place.
+_PRELOAD = (
+    "lsst.ctrl.mpexec",
+    "lsst.daf.butler.direct_butler",
+    "secondlight.tasks.calibrate_image",
+    "secondlight.tasks.finalize_characterization",
+    "secondlight.tasks.reprocess_visit_image",
+)
+
+
+def run_pipeline(
+    repository: str,
+    *,
+    pipeline: str,
+    inputs: str,
+    output: str,
+    where: str = "",
+    processes: int = 1,
+    extra: Sequence[str] = (),
+    log_level: str = "INFO",
+) -> int:
+    """Build the quantum graph of a pipeline and execute it, exactly as ``pipetask run`` does.
+
+    Parameters
+    ----------
+    repository
+        Data repository.
+    pipeline
+        Pipeline file, or the name of one that comes with the package (``secondlight``, ``sdss/secondlight``),
+        with an optional ``#subset`` of tasks.
+    inputs, output
+        Comma-separated input collections, and the collection for the outputs.
+    where
+        Selection of data, as for ``pipetask run -d``.
+    processes
+        Number of processes.
+    extra
+        More arguments for ``pipetask run``.
+    log_level
+        Level of the messages shown.
+
+    Returns
+    -------
+    int
+        Exit code of ``pipetask``: 0 if everything succeeded.
+    """
+    if sys.stderr.isatty():
+        Progress.set_handler(ClickProgressHandler())
+    multiprocessing.set_forkserver_preload(list(_PRELOAD))
+    arguments = ["--log-level", log_level, "run", "-b", repository, "-p", find_pipeline(pipeline)]
+    arguments += ["-i", inputs, "-o", output, "-j", str(processes), "--register-dataset-types"]
+    arguments += ["--start-method", "forkserver"]
+    if where:
+        arguments += ["-d", where]
+    result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)
+    return int(result or 0)
+
+
+def find_pipeline(name: str) -> str:
+    """Return the location of a pipeline: a path or address as it is, else one that comes with the package."""
+    location, _, subset = name.partition("#")
+    if not location.endswith((".yaml", ".yml")):
+        location = f"{PIPELINES}{location}.yaml"
+    return f"{location}#{subset}" if subset else location

@@ -1,0 +1,88 @@
+"""The PSF of one image from its own stars: select, reserve, cut out, fit."""
+
+from __future__ import annotations
+
+__all__ = ("MeasurePsfConfig", "MeasurePsfTask")
+
+from typing import Any, ClassVar
+
+import numpy as np
+from lsst.images import VisitImage
+from lsst.pex.config import Config, ConfigurableField
+from lsst.pipe.base import Struct, Task
+
+from ..catalog.schema import Schema
+from ..catalog.source_catalog import SourceCatalog
+from .candidates import MakePsfCandidatesTask
+from .piff_determiner import psfDeterminerRegistry
+from .reservation import ReserveIsolatedStarsTask
+from .source_selectors import sourceSelectorRegistry
+
+
+class MeasurePsfConfig(Config):
+    """Which sources are stars, which of them are held out, and how the PSF is fitted."""
+
+    starSelector = sourceSelectorRegistry.makeField("Selects stars.", default="objectSize")
+    reserve = ConfigurableField(target=ReserveIsolatedStarsTask, doc="Holds some stars out of the fit.")
+    makePsfCandidates = ConfigurableField(target=MakePsfCandidatesTask, doc="Cuts out stars.")
+    psfDeterminer = psfDeterminerRegistry.makeField("Fits the PSF.", default="piff")
+
+
+class MeasurePsfTask(Task):
+    """Fit the PSF of an image to its stars.
+
+    Parameters
+    ----------
+    schema
+        Schema of the catalogs to come; gains ``calib_psf_candidate``, ``calib_psf_reserved`` and
+        ``calib_psf_used``.
+    """
+
+    ConfigClass: ClassVar[type[Config]] = MeasurePsfConfig
+    _DefaultName: ClassVar[str] = "measurePsf"
+    config: MeasurePsfConfig
+
+    def __init__(self, *, schema: Schema, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        schema.add_flag("calib_psf_candidate", "source was a candidate for the fit of the PSF")
+        schema.add_flag("calib_psf_reserved", "source was held out of the fit of the PSF")
+        schema.add_flag("calib_psf_used", "source was used in the fit of the PSF")
+        self.makeSubtask("starSelector")
+        self.makeSubtask("reserve")
+        self.makeSubtask("makePsfCandidates")
+        self.makeSubtask("psfDeterminer")
+
+    def run(self, exposure: VisitImage, sources: SourceCatalog, *, extra: str = "") -> Struct:
+        """Select stars, fit the PSF to those not held out, and set the flags of the sources.
+
+        Parameters
+        ----------
+        exposure
+            Background-subtracted image; its PSF is replaced.
+        sources
+            Measured sources of the image; their three flags are set.
+        extra
+            What makes the sample of held-out stars of this image its own.
+
+        Returns
+        -------
+        lsst.pipe.base.Struct
+            ``psf``: the fitted PSF.
+
+        Raises
+        ------
+        lsst.pipe.base.AlgorithmError
+            Raised if there are too few stars.
+        """
+        selected = np.nonzero(self.starSelector.select_sources(sources))[0]
+        stars = sources[selected]
+        candidates = self.makePsfCandidates.run(stars, exposure).candidates
+        rows = selected[candidates.rows]
+        sources["calib_psf_candidate"][rows] = True
+        reserved = self.reserve.run(len(rows), extra=extra)
+        sources["calib_psf_reserved"][rows] = reserved
+        result = self.psfDeterminer.determine_psf(exposure, candidates[~reserved], metadata=self.metadata)
+        sources["calib_psf_used"][rows[~reserved]] = result.used
+        self.log.info("PSF fitted to %d of %d stars, %d held out.", result.used.sum(), len(rows), reserved.sum())
+        exposure.psf = result.psf
+        return Struct(psf=result.psf)
