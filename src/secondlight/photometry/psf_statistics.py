@@ -1,0 +1,142 @@
+"""How well a PSF model describes its stars, and how much it varies over an image (spec reprocess 20.2)."""
+
+from __future__ import annotations
+
+__all__ = (
+    "distance_to_nearest_star",
+    "good_samples",
+    "grid_statistics",
+    "higher_moment_statistics",
+    "star_statistics",
+)
+
+from collections.abc import Iterable
+
+import numpy as np
+from lsst.images import Box, Mask
+from lsst.images.psfs import PointSpreadFunction
+from scipy.spatial import cKDTree
+
+from ..catalog.mask_planes import mask_of
+from ..psf.evaluation import kernel_stamps, stamp_shapes, trace_radius
+from .apertures import psf_aperture_flux
+from .measure_ap_corr import robust_sigma
+
+
+def _median(values: np.ndarray) -> float:
+    """Median of the finite values, NaN if there are none."""
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def star_statistics(star: np.ndarray, psf: np.ndarray) -> dict[str, float]:
+    """Compare the second moments of stars with those of the PSF at their places.
+
+    Parameters
+    ----------
+    star, psf
+        Moments ``[xx, yy, xy]`` in pixel^2, shape (n, 3); rows that are not finite are left out.
+
+    Returns
+    -------
+    statistics
+        Medians and robust scatters by the names of `lsst.images.ObservationSummaryStats`.
+    """
+    good = np.isfinite(star).all(axis=1) & np.isfinite(psf).all(axis=1)
+    star, psf = star[good], psf[good]
+
+    def shape(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        trace = q[:, 0] + q[:, 1]
+        return (q[:, 0] - q[:, 1]) / trace, 2 * q[:, 2] / trace, np.sqrt(trace / 2)
+
+    e1, e2, size = shape(star)
+    psf_e1, psf_e2, psf_size = shape(psf)
+    size_scatter = robust_sigma(size - psf_size)
+    return {
+        "psfStarDeltaE1Median": _median(e1 - psf_e1),
+        "psfStarDeltaE2Median": _median(e2 - psf_e2),
+        "psfStarDeltaE1Scatter": robust_sigma(e1 - psf_e1),
+        "psfStarDeltaE2Scatter": robust_sigma(e2 - psf_e2),
+        "psfStarDeltaSizeMedian": _median(size - psf_size),
+        "psfStarDeltaSizeScatter": size_scatter,
+        "psfStarScaledDeltaSizeScatter": size_scatter / _median(size),
+        "starEMedian": _median(np.hypot(e1, e2)),
+        "starUnNormalizedEMedian": _median(np.hypot(star[:, 0] - star[:, 1], 2 * star[:, 2])),
+    }
+
+
+def higher_moment_statistics(moments: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return medians of combinations of standardized higher moments of stars.
+
+    Parameters
+    ----------
+    moments
+        Arrays by the orders in x and y: keys ``30 21 12 03 40 31 22 13 04``.
+    """
+    m = moments
+    return {
+        "starComa1Median": _median(m["30"] + m["12"]),
+        "starComa2Median": _median(m["21"] + m["03"]),
+        "starTrefoil1Median": _median(m["30"] - 3 * m["12"]),
+        "starTrefoil2Median": _median(3 * m["21"] - m["03"]),
+        "starKurtosisMedian": _median(m["40"] + 2 * m["22"] + m["04"]),
+        "starE41Median": _median(m["40"] - m["04"]),
+        "starE42Median": _median(2 * (m["31"] + m["13"])),
+    }
+
+
+def good_samples(
+    bbox: Box, mask: Mask | None, *, step: int, bad_planes: Iterable[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions (x, y) of every ``step``-th pixel in both directions that no bad plane covers.
+
+    Positions are parent pixels.  Without a mask every pixel is good; planes a mask lacks are set nowhere.
+    """
+    if mask is None:
+        good = np.ones((len(range(0, bbox.y.size, step)), len(range(0, bbox.x.size, step))), dtype=bool)
+    else:
+        good = ~mask_of(mask, bad_planes, missing_ok=True)[::step, ::step]
+    rows, columns = np.nonzero(good)
+    return columns * float(step) + bbox.x.start, rows * float(step) + bbox.y.start
+
+
+def distance_to_nearest_star(
+    *, x: np.ndarray, y: np.ndarray, star_x: np.ndarray, star_y: np.ndarray
+) -> float:
+    """Return the largest distance, pixels, from a position to its nearest star; NaN without either."""
+    if not len(x) or not len(star_x):
+        return float("nan")
+    distance, _ = cKDTree(np.column_stack([star_x, star_y])).query(np.column_stack([x, y]))
+    return float(distance.max())
+
+
+def grid_statistics(
+    psf: PointSpreadFunction, *, x: np.ndarray, y: np.ndarray, radius: float
+) -> dict[str, float]:
+    """Return the ranges over a grid of the PSF's trace radius and of its flux within an aperture.
+
+    Parameters
+    ----------
+    psf
+        Model to look at.
+    x, y
+        Positions of the grid, parent pixels, shape (n,).
+    radius
+        Radius of the aperture, pixels.
+
+    Returns
+    -------
+    statistics
+        ``psfTraceRadiusDelta`` and ``psfApFluxDelta``; NaN without positions, where a value is not finite,
+        and for the flux where one is negative.
+    """
+    if not len(x):
+        return {"psfTraceRadiusDelta": float("nan"), "psfApFluxDelta": float("nan")}
+    stamps = kernel_stamps(psf, x=x, y=y)
+    radii = trace_radius(stamp_shapes(stamps))
+    fluxes = psf_aperture_flux(stamps, radius)
+    negative = bool((fluxes < 0).any())
+    return {
+        "psfTraceRadiusDelta": float(np.ptp(radii)),
+        "psfApFluxDelta": float("nan") if negative else float(np.ptp(fluxes)),
+    }
