@@ -1,0 +1,270 @@
+"""The PSF of one image as a Piff model of its stars (spec finalize 5)."""
+
+from __future__ import annotations
+
+__all__ = (
+    "PiffFitError",
+    "PiffPsfDeterminerConfig",
+    "PiffPsfDeterminerTask",
+    "PiffTooFewGoodStarsError",
+    "psfDeterminerRegistry",
+)
+
+import copy
+import importlib.util
+import logging
+from collections.abc import MutableMapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import piff
+import piff.config
+from lsst.images import VisitImage
+from lsst.images.psfs import PiffWrapper
+from lsst.pex.config.registry import makeRegistry, registerConfigurable
+from lsst.pipe.base import AlgorithmError, Struct, Task
+from lsst.utils.logging import getLogger
+
+from ._piff_config import PiffPsfDeterminerConfig
+from ._piff_model import at_color, constant_setup, piff_setup, stars_needed
+from ._piff_stars import FittedStar, piff_stars, star_weights
+from ._piff_wcs import PiffCoordinates, piff_coordinates
+from .candidates import PsfCandidates
+
+psfDeterminerRegistry = makeRegistry(  # noqa: N816
+    "Tasks that fit a PSF; each offers ``determine_psf(exposure, candidates, metadata=None)``."
+)
+
+_PIFF_LEVELS = (logging.CRITICAL, logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+class PiffTooFewGoodStarsError(AlgorithmError):
+    """Too few stars for the order of the PSF's polynomial.
+
+    Parameters
+    ----------
+    available
+        Stars with enough good pixels.
+    good
+        Stars the fit kept, if there was one.
+    needed
+        Stars the polynomial needs.
+    where
+        Visit and detector.
+    """
+
+    def __init__(self, available: int, good: int | None, needed: int, where: str) -> None:
+        found = f"{available} usable" if good is None else f"{good} of {available} kept by the fit"
+        super().__init__(f"{where}: too few stars for the PSF model: {needed} needed, {found}.")
+        self._metadata = {
+            "numAvailStars": available,
+            "numGoodStars": available if good is None else good,
+            "minNumStars": needed,
+        }
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Numbers of stars."""
+        return self._metadata
+
+
+class PiffFitError(AlgorithmError):
+    """Piff could not fit its model to the stars.
+
+    Parameters
+    ----------
+    reason
+        What Piff said.
+    stars
+        Number of stars it was given.
+    where
+        Visit and detector.
+    """
+
+    def __init__(self, reason: str, stars: int, where: str) -> None:
+        super().__init__(f"{where}: Piff failed on {stars} stars: {reason}")
+        self._metadata = {"reason": reason, "numAvailStars": stars}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Piff's message and the number of stars."""
+        return self._metadata
+
+
+class _Colors(NamedTuple):
+    values: np.ndarray
+    kind: str
+    mean: float
+
+
+@registerConfigurable("piff", psfDeterminerRegistry)
+class PiffPsfDeterminerTask(Task):
+    """Fit a Piff model to stars.
+
+    Raises
+    ------
+    ImportError
+        Raised if the solver is "jax" and JAX is not installed.
+    """
+
+    ConfigClass = PiffPsfDeterminerConfig
+    config: PiffPsfDeterminerConfig
+    _DefaultName: ClassVar[str] = "psf_determiner"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.config.piffBasisPolynomialSolver == "jax" and importlib.util.find_spec("jax") is None:
+            raise ImportError("piffBasisPolynomialSolver is 'jax', but JAX is not installed.")
+        self._piff_log = getLogger(f"{self.log.name}.piff")
+        self._piff_log.setLevel(_PIFF_LEVELS[self.config.piffLoggingLevel])
+
+    def determine_psf(
+        self,
+        exposure: VisitImage,
+        candidates: PsfCandidates,
+        metadata: MutableMapping[str, Any] | None = None,
+    ) -> Struct:
+        """Fit the PSF of an image.
+
+        Parameters
+        ----------
+        exposure
+            Background-subtracted image the candidates were cut from; it is not changed.
+        candidates
+            Stars to fit.
+        metadata
+            Gains ``spatialFitChi2``, ``numAvailStars``, ``numGoodStars``, ``avgX`` and ``avgY``.
+
+        Returns
+        -------
+        lsst.pipe.base.Struct
+            ``psf``: the model, an `lsst.images.psfs.PiffWrapper`; of a model that depends on colour, its form
+            at the mean colour of the stars.  ``used``: one boolean per candidate, whether the fit kept it.
+            ``chromatic_psf``: the `piff.PSF` that depends on colour, or `None`.
+
+        Raises
+        ------
+        PiffTooFewGoodStarsError
+            Raised if fewer stars are usable, or left after rejection, than the polynomial needs.
+        PiffFitError
+            Raised if Piff fails.
+        """
+        where = f"visit {exposure.sky_projection.pixel_frame.visit} detector {exposure.detector.id}"
+        kept = self._drawn(len(candidates))
+        stamp_size = self._stamp_size(candidates)
+        stars = candidates[kept].with_size(exposure, stamp_size)
+        weights, good_fraction = star_weights(
+            stars.stamps, zero_weight_planes=self.config.zeroWeightMaskBits, max_snr=self.config.maxSNR
+        )
+        usable = good_fraction >= self.config.minimumUnmaskedFraction
+        kept, stars, weights = kept[usable], stars[usable], weights[usable]
+        colors = self._colors(stars)
+        coordinates = piff_coordinates(exposure, self.config.useCoordinates)
+        inputs = piff_stars(
+            stars, weights, coordinates, colors=(colors.values, colors.kind) if colors else None
+        )
+        setup = piff_setup(
+            self.config, band=exposure.band, coordinates=coordinates, chromatic=colors is not None
+        )
+        psf = self._fit_or_fall_back(inputs, setup, coordinates, where)
+
+        used = np.zeros(len(candidates), dtype=np.bool_)
+        used[kept[[star["starId"] for star in psf.stars if _is_good(star)]]] = True
+        self._describe(psf, len(inputs), metadata)
+        if not self.config.debugStarData:
+            psf.stars = [FittedStar.of(star) for star in psf.stars]
+        chromatic = psf if "colorValue" in psf.interp_property_names else None
+        if chromatic is not None and colors is not None:
+            psf = at_color(chromatic, colors.mean)
+        draw_size = 2 * int(0.5 * stamp_size / self.config.samplingSize) + 1
+        wrapper = PiffWrapper(psf, bounds=exposure.bbox, stamp_size=draw_size)
+        return Struct(psf=wrapper, used=used, chromatic_psf=chromatic)
+
+    def _drawn(self, n: int) -> npt.NDArray[np.intp]:
+        """Return the indices of the candidates to fit."""
+        if n <= self.config.maxCandidates:
+            return np.arange(n)
+        self.log.info("Fitting %d of %d candidates.", self.config.maxCandidates, n)
+        # The legacy generator, so that the same stars are drawn as by the reference.
+        rng = np.random.RandomState(self.config.downsampleRandomSeed)
+        return np.sort(rng.choice(n, size=self.config.maxCandidates, replace=False))
+
+    def _stamp_size(self, candidates: PsfCandidates) -> int:
+        if self.config.stampSize is None:
+            return candidates.size
+        if self.config.stampSize > candidates.size:
+            self.log.warning(
+                "stampSize %d is larger than the candidates; using their %d.",
+                self.config.stampSize, candidates.size,
+            )  # fmt: skip
+        return min(int(self.config.stampSize), candidates.size)
+
+    def _colors(self, stars: PsfCandidates) -> _Colors | None:
+        """Return the colours of the stars, unknown ones set to the mean; `None` if they do not matter.
+
+        Raises
+        ------
+        ValueError
+            Raised if colours of more than one kind are mixed.
+        """
+        if not self.config.useColor:
+            return None
+        known = np.isfinite(stars.color_value)
+        if not known.any():
+            self.log.warning("No star has a colour; the PSF will not depend on it.")
+            return None
+        kinds = sorted(set(stars.color_type[known].tolist()))
+        if len(kinds) > 1:
+            raise ValueError(f"PSF stars must have colours of one kind, found {', '.join(kinds)}.")
+        mean = float(np.mean(stars.color_value[known], dtype=np.float64))
+        return _Colors(np.where(known, stars.color_value, mean), kinds[0], mean)
+
+    def _fit_or_fall_back(
+        self, stars: list[piff.Star], setup: dict[str, Any], coordinates: PiffCoordinates, where: str
+    ) -> piff.PSF:
+        """Fit the model, or a constant one if there are too few stars and the configuration allows it."""
+        needed = stars_needed(setup)
+        good = None
+        if len(stars) >= needed:
+            psf = self._fit(stars, setup, coordinates, where)
+            good = sum(map(_is_good, psf.stars))
+            if good >= needed:
+                return psf
+        if not (self.config.zerothOrderInterpNotEnoughStars and stars and needed > 1):
+            raise PiffTooFewGoodStarsError(len(stars), good, needed, where)
+        self.log.warning(
+            "%s: %d stars are too few for the PSF model (%d needed); fitting a constant PSF.",
+            where, len(stars) if good is None else good, needed,
+        )  # fmt: skip
+        return self._fit(stars, constant_setup(setup), coordinates, where)
+
+    def _fit(
+        self, stars: list[piff.Star], setup: dict[str, Any], coordinates: PiffCoordinates, where: str
+    ) -> piff.PSF:
+        logger = piff.config.LoggerWrapper(self._piff_log)
+        # Piff consumes the configuration it is given.
+        psf = piff.PSF.process(copy.deepcopy(setup), logger=logger)
+        try:
+            psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
+        except (RuntimeError, ValueError, np.linalg.LinAlgError) as error:
+            raise PiffFitError(str(error), len(stars), where) from error
+        return psf
+
+    def _describe(self, psf: piff.PSF, available: int, metadata: MutableMapping[str, Any] | None) -> None:
+        """Note how the fit went."""
+        positions = [star.image_pos for star in psf.stars if _is_good(star)]
+        self.log.info(
+            "Piff used %d of %d stars; chi-squared %.1f for %d degrees of freedom, %d iterations.",
+            len(positions), available, psf.chisq, psf.dof, psf.niter,
+        )  # fmt: skip
+        if metadata is not None:
+            metadata["spatialFitChi2"] = float(psf.chisq)
+            metadata["numAvailStars"] = available
+            metadata["numGoodStars"] = len(positions)
+            metadata["avgX"] = float(np.mean([p.x for p in positions]))
+            metadata["avgY"] = float(np.mean([p.y for p in positions]))
+
+
+def _is_good(star: Any) -> bool:
+    return not (star.is_flagged or star.is_reserve)
