@@ -1,1 +1,1 @@
-"""Cameras and ingest of real files."""
+"""Cameras, and ingest of real files into a data repository."""
