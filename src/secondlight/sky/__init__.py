@@ -1,0 +1,1 @@
+"""The sky: tracts and patches, matching of positions, association of isolated stars."""
