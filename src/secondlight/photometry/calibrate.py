@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ("calibrate_catalog", "calibrate_image")
+__all__ = ("calibrate_catalog", "calibrate_image", "scaling_to_photo_calib")
 
 import math
 
 import astropy.units as u
 import numpy as np
 from lsst.images import VisitImage
+from lsst.images.fields import Field
 
 from ..catalog.photo_calib import AB_FLUX_NJY, PhotoCalib
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_image import replace_components
 
 _SUFFIX = "_instFlux"
+_MEAN_GRID = 64
 
 
 def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> SourceCatalog:
@@ -79,3 +81,29 @@ def calibrate_image(image: VisitImage, photo_calib: PhotoCalib) -> VisitImage:
         raise ValueError(f"The image is calibrated already: its unit is {image.unit}, expected counts.")
     calibrated = replace_components(image, photometric_scaling=photo_calib.to_field(image.bbox, image.unit))
     return calibrated.convert_unit(u.nJy, copy="as-needed")
+
+
+def scaling_to_photo_calib(scaling: Field, count_unit: u.UnitBase) -> PhotoCalib:
+    """Return the photometric scaling of an image in counts as a calibration.
+
+    Parameters
+    ----------
+    scaling
+        Field that turns counts into a flux density, as a `lsst.images.VisitImage` carries it.
+    count_unit
+        Unit of the pixels.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        Raised if the product of the units is no flux density.
+    """
+    assert scaling.unit is not None, "the photometric scaling of a VisitImage has a unit"
+    factor = float((scaling.unit * count_unit).to(u.nJy))
+    box = scaling.bounds.bbox
+    steps = (np.arange(_MEAN_GRID) + 0.5) / _MEAN_GRID
+    x, y = np.meshgrid(box.x.start - 0.5 + steps * box.x.size, box.y.start - 0.5 + steps * box.y.size)
+    mean = factor * float(np.mean(scaling(x=x.ravel(), y=y.ravel())))
+    if scaling.is_constant:
+        return PhotoCalib(mean)
+    return PhotoCalib(mean, field=scaling if factor == 1.0 else scaling * factor)

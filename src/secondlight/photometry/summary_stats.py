@@ -26,6 +26,7 @@ from ..catalog.photo_calib import AB_FLUX_NJY
 from ..catalog.source_catalog import SourceCatalog
 from ..psf.evaluation import determinant_radius, kernel_stamps, psf_shapes
 from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
+from .calibrate import scaling_to_photo_calib
 from .clipped_statistics import clipped_statistics
 from .depth import effective_time_scales, limiting_magnitude
 from .psf_statistics import (
@@ -38,7 +39,6 @@ from .psf_statistics import (
 
 _BANDS = "ugrizy"
 _MOMENTS = ("30", "21", "12", "03", "40", "31", "22", "13", "04")
-_MEAN_GRID = 64
 
 type Catalog = SourceCatalog | astropy.table.Table
 
@@ -436,8 +436,4 @@ def _mean_calibration(exposure: VisitImage) -> float:
     field = exposure.photometric_scaling
     if field is None:
         return math.nan
-    factor = (field.unit * exposure.unit).to(u.nJy)
-    box = field.bounds.bbox
-    steps = (np.arange(_MEAN_GRID) + 0.5) / _MEAN_GRID
-    x, y = np.meshgrid(box.x.start - 0.5 + steps * box.x.size, box.y.start - 0.5 + steps * box.y.size)
-    return float(np.mean(field(x=x.ravel(), y=y.ravel())) * factor)
+    return scaling_to_photo_calib(field, exposure.unit).mean
