@@ -168,8 +168,9 @@ def find_cosmic_rays(
     hits = _trim(rays).copy()
 
     usable = ~_pad(unusable, True)
-    fill = _Filler(original, var, usable, psf_sigma, background)
-    fill(work, rays)
+    fill = _Filler(original, var, psf_sigma, background)
+    # Faint light of a ray beside its bright pixels must not leak into what it is compared with.
+    fill(work, rays, usable & ~ndimage.binary_dilation(rays, structure=_EIGHT))
     for _ in range(config.niteration):
         ys, xs = _neighbours(rays, usable)
         added = kernels.grow(work, var, ys, xs, thresholds, background, 0.5 * config.minSigma)
@@ -178,7 +179,7 @@ def find_cosmic_rays(
             raise TooManyCosmicRays(config.nCrPixelMax, where)
         if not added.any():
             break
-    fill(work, rays)
+    fill(work, rays, usable & ~rays)
     _, count = ndimage.label(rays, structure=_EIGHT)
     return CosmicRays(hits, _trim(rays), work[rays], int(count))
 
@@ -186,19 +187,15 @@ def find_cosmic_rays(
 class _Filler:
     """Replaces cosmic-ray pixels by what the original pixels around them predict."""
 
-    def __init__(
-        self, original: np.ndarray, variance: np.ndarray, usable: np.ndarray, sigma: float, background: float
-    ) -> None:
-        self._original, self._variance, self._usable = original, variance, usable
-        self._background = background
+    def __init__(self, original: np.ndarray, variance: np.ndarray, sigma: float, background: float) -> None:
+        self._original, self._variance, self._background = original, variance, background
         steps = np.array([-2.0, -1.0, 1.0, 2.0])
         straight, diagonal = (unit_sum_weights(f * steps, 0.0, sigma) for f in (1.0, np.sqrt(2.0)))
         self._weights = np.array([straight[2:], diagonal[2:]])
 
-    def __call__(self, image: np.ndarray, rays: np.ndarray) -> None:
-        """Fill the pixels of a padded image in place."""
+    def __call__(self, image: np.ndarray, rays: np.ndarray, usable: np.ndarray) -> None:
+        """Fill marked pixels of a padded image in place, from usable ones of the original."""
         ys, xs = np.nonzero(rays)
-        usable = self._usable & ~rays
         image[ys, xs] = kernels.fill(
             self._original, self._variance, usable, ys, xs, self._weights, self._background
         )

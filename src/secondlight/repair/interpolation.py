@@ -72,7 +72,7 @@ class InterpImageTask(Task):
     def run(
         self, exposure: VisitImage, defects: Footprints | np.ndarray, *, psf_sigma: float | None = None
     ) -> None:
-        """Interpolate over defects, and pixels that are not finite, in place and set the plane INTRP over them.
+        """Replace defects and pixels that are not finite in place, and set the plane INTRP over them.
 
         Parameters
         ----------
