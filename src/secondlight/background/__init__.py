@@ -1,0 +1,1 @@
+"""Background statistics, models and their subtraction."""

@@ -1,0 +1,1 @@
+"""Smoothing, thresholding, growth: from pixels to footprints with peaks."""

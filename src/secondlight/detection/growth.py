@@ -62,7 +62,7 @@ def _component_of(united: Footprints, x: np.ndarray, y: np.ndarray) -> np.ndarra
     """Return the row of disjoint footprints each pixel belongs to; every pixel must belong to one."""
 
     def raster(px: np.ndarray, py: np.ndarray) -> np.ndarray:
-        return py.astype(np.int64) * (1 << 32) + px
+        return np.asarray(py.astype(np.int64) * (1 << 32) + px)
 
     key = raster(united.span_x0, united.span_y)
     order = np.argsort(key)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("connected_footprints", "find_peaks", "pixels_above", "pixels_above_noise", "sort_peaks")
+__all__ = (
+    "connected_footprints",
+    "find_peaks",
+    "pixels_above",
+    "pixels_above_noise",
+    "reaching",
+    "search_peaks_again",
+    "sort_peaks",
+)
 
 import numpy as np
 from numba import njit
@@ -99,7 +107,7 @@ def connected_footprints(mask: np.ndarray, *, x0: int = 0, y0: int = 0) -> Footp
 
 
 def reaching(footprints: Footprints, mask: np.ndarray, *, x0: int, y0: int) -> np.ndarray:
-    """Return which footprints have a pixel where a boolean image with first pixel (x0, y0) is True, bool (n)."""
+    """Return which footprints touch the True pixels of an image with first pixel (x0, y0), bool (n)."""
     inside = gather(mask, x0, y0, footprints.span_y, footprints.span_x0, footprints.span_x1)
     hits = np.concatenate([[0], np.cumsum(inside > 0)])
     ends = np.concatenate([[0], np.cumsum(footprints.areas())])
@@ -199,3 +207,50 @@ def find_peaks(footprints: Footprints, image: np.ndarray, *, x0: int, y0: int, s
     peaks = Peaks(x, y, values, np.zeros(len(x), np.float32), np.zeros(len(x), np.int64))
     rows = np.repeat(np.arange(len(footprints)), np.diff(offsets))
     return footprints.with_peaks(*sort_peaks(rows, peaks, sign=sign, n_rows=len(footprints)))
+
+
+def search_peaks_again(
+    footprints: Footprints,
+    image: np.ndarray,
+    above: np.ndarray,
+    *,
+    x0: int,
+    y0: int,
+    sign: int,
+    keep_up_to: int,
+) -> Footprints:
+    """Return the footprints with peaks of another image where they have many.
+
+    Parameters
+    ----------
+    footprints
+        Regions with peaks.
+    image
+        Image to search, float32, first pixel (x0, y0).
+    above
+        Pixels of it beyond the threshold; only they can hold peaks.
+    x0, y0
+        Parent coordinates of the first pixel.
+    sign
+        1 for maxima, -1 for minima.
+    keep_up_to
+        Rows with at most so many peaks keep them.  A row without any new peak keeps its most extreme one.
+    """
+    n = len(footprints)
+    counts = np.diff(footprints.peak_offsets)
+    rows = np.repeat(np.arange(n), counts)
+    again = find_peaks(footprints, image, x0=x0, y0=y0, sign=sign)
+    new_rows = np.repeat(np.arange(n), np.diff(again.peak_offsets))
+    accepted = above[again.peak_y - y0, again.peak_x - x0] & (counts > keep_up_to)[new_rows]
+    replaced = np.bincount(new_rows[accepted], minlength=n) > 0
+    kept = (counts <= keep_up_to)[rows]
+    best = np.isin(np.arange(len(rows)), footprints.peak_offsets[:-1]) & ~replaced[rows]
+    old = kept | best
+    peaks = Peaks(
+        *(
+            np.concatenate([a[old], b[accepted]])
+            for a, b in zip(footprints.all_peaks, again.all_peaks, strict=True)
+        )
+    )
+    all_rows = np.concatenate([rows[old], new_rows[accepted]])
+    return footprints.with_peaks(*sort_peaks(all_rows, peaks, sign=sign, n_rows=n))

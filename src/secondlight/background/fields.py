@@ -1,0 +1,136 @@
+"""Operations on background datasets: rendering, adding, sky level, and the flat-ratio context."""
+
+from __future__ import annotations
+
+__all__ = (
+    "background_flat_context",
+    "combine_backgrounds",
+    "make_background",
+    "render_background",
+    "sky_level",
+    "subtracted_field",
+)
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+from lsst.images import BackgroundMap, Box, Image, VisitImage
+from lsst.images.fields import Field, SplineField, SumField
+
+from .model import cell_edges
+
+_ENTRY = "subtracted"
+_SKY_CELL = 128
+
+
+def make_background(field: Field, description: str = "") -> BackgroundMap:
+    """Return a background dataset that holds one field, marked as subtracted."""
+    result = BackgroundMap()
+    result.add(_ENTRY, field, description, is_subtracted=True)
+    return result
+
+
+def subtracted_field(background: BackgroundMap) -> Field:
+    """Return the field a background dataset marks as subtracted, or its only field.
+
+    Raises
+    ------
+    ValueError
+        Raised if the dataset is empty, or has several fields and none is marked.
+    """
+    if background.subtracted is not None:
+        return background.subtracted.field
+    if len(background) != 1:
+        raise ValueError(
+            f"A background with {len(background)} fields ({', '.join(background) or 'none'}) does not say "
+            "which one is subtracted."
+        )
+    return next(iter(background.values())).field
+
+
+def _operands(field: Field) -> tuple[Field, ...]:
+    return tuple(field.operands) if isinstance(field, SumField) else (field,)
+
+
+def render_background(background: BackgroundMap, bbox: Box) -> np.ndarray:
+    """Return the subtracted background over the pixels of a box, float32 (height, width).
+
+    Each field is evaluated in double precision and rounded, and the rounded images are added.
+    """
+    total = np.zeros(bbox.shape, dtype=np.float32)
+    for field in _operands(subtracted_field(background)):
+        total += field.render(bbox, dtype=np.float64).array.astype(np.float32)
+    return total
+
+
+def combine_backgrounds(first: BackgroundMap, second: BackgroundMap) -> BackgroundMap:
+    """Return the sum of two backgrounds, the fields of the first before those of the second."""
+    fields = (*_operands(subtracted_field(first)), *_operands(subtracted_field(second)))
+    return make_background(SumField(fields))
+
+
+def sky_level(background: BackgroundMap) -> float:
+    """Return the sum over the fields of the median of their cells (spec reprocess 20.2, skyBg).
+
+    A spline field knows its cells; any other field is evaluated at the centres of cells of at most 128
+    pixels.
+    """
+    return float(sum(_median_of_cells(field) for field in _operands(subtracted_field(background))))
+
+
+def _median_of_cells(field: Field) -> float:
+    if isinstance(field, SplineField):
+        return float(np.nanmedian(field.data))
+    box = field.bounds.bbox
+    x_edges, y_edges = (cell_edges(interval.size, _SKY_CELL) for interval in (box.x, box.y))
+    x = box.x.min + 0.5 * (x_edges[1:] + x_edges[:-1]) - 0.5
+    y = box.y.min + 0.5 * (y_edges[1:] + y_edges[:-1]) - 0.5
+    xs, ys = np.meshgrid(x, y)
+    return float(np.median(field(x=xs, y=ys)))
+
+
+@contextlib.contextmanager
+def background_flat_context(exposure: VisitImage, on: bool, ratio: Image | None) -> Iterator[None]:
+    """Multiply an image by the background-to-photometric flat ratio while the context lasts.
+
+    The sky is smooth on a background-flattened image, sources are right on a photometrically flattened one.
+    Variance follows with the square of the ratio; the division on exit happens after exceptions too.
+
+    Parameters
+    ----------
+    exposure
+        Image, changed in place.
+    on
+        Whether to do anything.
+    ratio
+        Background flat over photometric flat, covering the image.
+
+    Raises
+    ------
+    RuntimeError
+        Raised if the context is on and there is no ratio.
+    ValueError
+        Raised if the ratio is not an `lsst.images.Image` or does not cover the image.
+    """
+    if not on:
+        yield
+        return
+    if ratio is None:
+        raise RuntimeError(
+            "doApplyFlatBackgroundRatio is set, but no background_to_photometric_ratio is given."
+        )
+    if not isinstance(ratio, Image):
+        raise ValueError(f"background_to_photometric_ratio must be an Image, not {type(ratio).__name__}.")
+    if not ratio.bbox.contains(exposure.bbox):
+        raise ValueError(
+            f"background_to_photometric_ratio covers {ratio.bbox}, but the image has {exposure.bbox}."
+        )
+    factor = ratio[exposure.bbox].array
+    exposure.image.array[...] *= factor
+    exposure.variance.array[...] *= factor**2
+    try:
+        yield
+    finally:
+        exposure.image.array[...] /= factor
+        exposure.variance.array[...] /= factor**2
