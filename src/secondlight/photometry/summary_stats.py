@@ -21,13 +21,13 @@ from lsst.pex.config import Config, DictField, Field, ListField
 from lsst.pipe.base import Task
 
 from ..background.fields import sky_level
+from ..background.statistics import clipped_statistics
 from ..catalog.mask_planes import mask_of
 from ..catalog.photo_calib import AB_FLUX_NJY
 from ..catalog.source_catalog import SourceCatalog
 from ..psf.evaluation import determinant_radius, kernel_stamps, psf_shapes
 from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 from .calibrate import scaling_to_photo_calib
-from .clipped_statistics import clipped_statistics
 from .depth import effective_time_scales, limiting_magnitude
 from .psf_statistics import (
     distance_to_nearest_star,
