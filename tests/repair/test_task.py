@@ -211,6 +211,33 @@ def test_origin_does_not_matter():
     np.testing.assert_allclose(images[0].image.array, images[1].image.array, rtol=1e-5, atol=1e-3)
 
 
+def test_background_in_cells():
+    # On a slope of 4 sigma per pixel the median of the image says nothing about the level of a pixel.
+    image = make_visit_image(width=200, height=200)
+    slope = np.linspace(0, 8000, 200, dtype=np.float32)
+    image.image.array[...] += slope
+    image.image.array[20:180:20, 20:180:20] += 2000
+    hit = np.zeros(image.bbox.shape, dtype=bool)
+    hit[20:180:20, 20:180:20] = True
+    flat = image.copy()
+    make_task().run(flat)
+    config = RepairConfig()
+    config.cosmicray.background.binSize = 50
+    RepairTask(config=config).run(image)
+    rays = mask_of(image.mask, ["CR"])
+    assert (rays & hit).sum() == hit.sum()
+    assert (mask_of(flat.mask, ["CR"]) & hit).sum() < hit.sum()
+    assert (rays & ~hit).sum() <= 4
+    pull = (image.image.array - slope)[hit] / 10
+    assert abs(pull.mean()) < 0.4
+    assert pull.std() < 1.2
+
+
+def test_defaults_of_the_background():
+    config = RepairConfig().cosmicray.background
+    assert (config.binSize, config.statisticsProperty, config.useApprox) == (100000, "MEDIAN", False)
+
+
 def test_ray_at_the_edge():
     image = make_visit_image()
     image.image.array[0, 40] += 4000  # found by its neighbours to the left and right

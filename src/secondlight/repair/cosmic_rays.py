@@ -14,10 +14,11 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from lsst.pex.config import Config, Field
+from lsst.pex.config import Config, ConfigField, Field
 from lsst.pipe.base import AlgorithmError
 from scipy import ndimage
 
+from ..background.task import SubtractBackgroundConfig
 from . import _cosmic_ray_kernels as kernels
 from .prediction import unit_sum_weights
 
@@ -45,6 +46,18 @@ class FindCosmicRaysConfig(Config):
         check=lambda value: value >= 0,
     )
     keepCRs = Field[bool](doc="Leave the pixels as they are, and only set the mask plane?", default=False)
+    background = ConfigField[SubtractBackgroundConfig](
+        doc="Background below the sources; cells larger than the image mean the median of the image."
+    )
+
+    def setDefaults(self) -> None:
+        """Use one level for the whole image."""
+        super().setDefaults()
+        self.background.useApprox = False
+        self.background.binSize = 100000
+        self.background.statisticsProperty = "MEDIAN"
+        self.background.algorithm = "AKIMA_SPLINE"
+        self.background.undersampleStyle = "REDUCE_INTERP_ORDER"
 
 
 class TooManyCosmicRays(AlgorithmError):  # noqa: N818  (a public name of the field)

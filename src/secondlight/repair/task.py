@@ -12,6 +12,7 @@ from lsst.images.psfs import PointSpreadFunction
 from lsst.pex.config import Config, ConfigField, ConfigurableField, Field
 from lsst.pipe.base import Task
 
+from ..background.task import SubtractBackgroundTask
 from ..catalog.footprints import Footprints
 from ..catalog.mask_planes import ensure_planes, mask_of, plane_name
 from ..psf.evaluation import (
@@ -60,6 +61,9 @@ class RepairTask(Task):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.makeSubtask("interp")
+        self.background = SubtractBackgroundTask(
+            config=self.config.cosmicray.background, name="background", parentTask=self
+        )
 
     def run(
         self,
@@ -114,7 +118,15 @@ class RepairTask(Task):
     ) -> tuple[CosmicRays, np.ndarray | float]:
         """Return the cosmic rays, and what was subtracted from their pixels before the search."""
         pixels = exposure.image.array
-        usable = pixels[~unusable]
+        level: np.ndarray | float = 0.0
+        if self._needs_cells(exposure):
+            subtracted = exposure.copy()
+            self.background.run(subtracted)
+            level = pixels - subtracted.image.array
+            pixels, median = subtracted.image.array, 0.0
+        else:
+            usable = pixels[~unusable]
+            median = float(np.median(usable)) if len(usable) else 0.0
         rays = find_cosmic_rays(
             pixels,
             exposure.variance.array,
@@ -122,11 +134,16 @@ class RepairTask(Task):
             interpolated=mask_of(exposure.mask, ["INTRP"], missing_ok=True),
             kernel=kernel,
             psf_sigma=sigma,
-            background=float(np.median(usable)) if len(usable) else 0.0,
+            background=median,
             config=self.config.cosmicray,
             where=_name(exposure),
         )
-        return rays, 0.0
+        return rays, level if isinstance(level, float) else level[rays.mask]
+
+    def _needs_cells(self, exposure: VisitImage) -> bool:
+        """Return whether the background of the search has more than one cell."""
+        width, height = self.config.cosmicray.background.cell_size
+        return bool((exposure.bbox.x.size / width) * (exposure.bbox.y.size / height) > 1)
 
     @staticmethod
     def _set_planes(exposure: VisitImage, rays: np.ndarray, *, keep: bool) -> None:
