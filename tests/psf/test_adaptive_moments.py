@@ -87,8 +87,8 @@ def test_bad_inputs_are_flagged() -> None:
 
 
 def test_large_shift_is_flagged() -> None:
-    result = adaptive_moments(gaussian(33, 30, 4, 4, 0)[None], x=30, y=30)
-    assert result.flags[0] == SHIFT
+    result = adaptive_moments(gaussian(33, 30, 4, 4, 0)[None], x=30.0, y=30)
+    assert result.flags[0] & SHIFT
     assert result.x[0] > 32
 
 

@@ -1,0 +1,25 @@
+"""The plugins that come with the package; importing this registers them."""
+
+from . import (
+    aperture_flux,
+    extendedness,
+    gaussian_flux,
+    hsm,
+    pixel_flags,
+    psf_flux,
+    sdss_centroid,
+    sdss_shape,
+    sky_position,
+)
+
+__all__ = (
+    "aperture_flux",
+    "extendedness",
+    "gaussian_flux",
+    "hsm",
+    "pixel_flags",
+    "psf_flux",
+    "sdss_centroid",
+    "sdss_shape",
+    "sky_position",
+)

@@ -1,0 +1,247 @@
+"""Compiled centroid of spec reprocess 17.1; the slow twin is in ``tests/measurement``."""
+
+from __future__ import annotations
+
+__all__ = ("ALMOST_FLAT", "EDGE", "FLAT", "NEAR_EDGE", "NOT_AT_MAXIMUM", "centroid_loop")
+
+import math
+
+import numpy as np
+from numba import njit
+
+from ..pixels import SourcePixels, hide, show
+
+EDGE = 1
+FLAT = 2
+ALMOST_FLAT = 4
+NOT_AT_MAXIMUM = 8
+NEAR_EDGE = 16
+
+_QUARTIC = 1.33
+_MAX_OFFSET = 10.0
+_TINY = 1.1754944e-38
+
+
+@njit(cache=True, nogil=True)
+def smoothed_block(
+    image: np.ndarray,
+    variance: np.ndarray,
+    x: int,
+    y: int,
+    bin_x: int,
+    bin_y: int,
+    kernel: np.ndarray,
+    binned: np.ndarray,
+    block: np.ndarray,
+) -> bool:
+    """Fill ``block`` (2, 3, 3) with image and variance, binned about (x, y) and correlated with the kernel.
+
+    Bin (0, 0) starts at the array pixel (x, y).  ``binned`` is scratch, at least (2, kh + 2, kw + 2).  Returns
+    whether the pixels the reference algorithm looks at, two bins beyond the kernel, lie inside the image.
+    """
+    kh, kw = kernel.shape
+    first_x, first_y = x - bin_x * (2 + kw // 2), y - bin_y * (2 + kh // 2)
+    if first_x < 0 or first_y < 0:
+        return False
+    if first_x + bin_x * (kw + 4) > image.shape[1] or first_y + bin_y * (kh + 4) > image.shape[0]:
+        return False
+    area = bin_x * bin_y
+    for j in range(kh + 2):
+        for i in range(kw + 2):
+            value = 0.0
+            noise = 0.0
+            for jj in range(first_y + (j + 1) * bin_y, first_y + (j + 2) * bin_y):
+                for ii in range(first_x + (i + 1) * bin_x, first_x + (i + 2) * bin_x):
+                    value += image[jj, ii]
+                    noise += variance[jj, ii]
+            binned[0, j, i] = value / area
+            binned[1, j, i] = noise / (area * area)
+    for b in range(3):
+        for a in range(3):
+            value = 0.0
+            noise = 0.0
+            for j in range(kh):
+                for i in range(kw):
+                    k = kernel[j, i]
+                    value += k * binned[0, b + j, a + i]
+                    noise += k * k * binned[1, b + j, a + i]
+            block[0, b, a] = value
+            block[1, b, a] = noise
+    return True
+
+
+@njit(cache=True, nogil=True)
+def quartic_maximum(vm: float, v0: float, vp: float) -> tuple[float, bool]:
+    """Return the maximum of three samples, allowing for the quartic term of a Gaussian, and whether it is good."""
+    sp, sm = v0 - vp, v0 - vm
+    d2 = sp + sm
+    if d2 <= 0.0 or v0 <= 0.0:
+        return 0.0, False
+    centre = 0.5 * (vp - vm) / d2 * (1.0 + _QUARTIC * sp * sm / (d2 * v0))
+    return centre, abs(centre) < 1.0
+
+
+@njit(cache=True, nogil=True)
+def axis_error(s: float, d: float, peak: float, q: float, sky: float, source: float, quartic: float) -> float:
+    """Return the error of the centre on one axis from the noise of slope s and curvature d (smoothing q=sigma^2).
+
+    ``sky`` is the variance of the background and ``source`` what the source adds to it at its centre.
+    """
+    if abs(peak) < _TINY or abs(d) < _TINY:
+        return 1e3
+    s_var = sky / (8.0 * math.pi * q) * (1.0 - math.exp(-1.0 / q))
+    s_var += source / (12.0 * math.pi * q) * (math.exp(-1.0 / (3.0 * q)) - math.exp(-1.0 / q))
+    d_var = sky / (2.0 * math.pi * q) * (3.0 - 4.0 * math.exp(-1.0 / (4.0 * q)) + math.exp(-1.0 / q))
+    d_var += source / (3.0 * math.pi * q) * (2.0 - 3.0 * math.exp(-1.0 / (3.0 * q)) + math.exp(-1.0 / q))
+    by_slope = 1.0 / d + quartic / (4.0 * peak) * (1.0 - 12.0 * s * s / (d * d))
+    by_curvature = s / (d * d) - quartic / (4.0 * peak) * 8.0 * s * s / (d * d * d)
+    total = s_var * by_slope * by_slope + d_var * by_curvature * by_curvature
+    return math.sqrt(total) if total >= 0.0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def block_centroid(block: np.ndarray, scale: float, sigma2: float, result: np.ndarray) -> int:
+    """Fill ``result`` (x, y, x_err, y_err, tau2_x, tau2_y, peak) from a smoothed 3 x 3 block; return the flags.
+
+    ``scale`` turns the variance of the smoothed block back into that of a pixel.
+    """
+    f = block[0]
+    sx, sy = 0.5 * (f[1, 2] - f[1, 0]), 0.5 * (f[2, 1] - f[0, 1])
+    d2x, d2y = 2.0 * f[1, 1] - f[1, 0] - f[1, 2], 2.0 * f[1, 1] - f[0, 1] - f[2, 1]
+    if d2x == 0.0 or d2y == 0.0:
+        return FLAT
+    if not (d2x > 0.0 and d2y > 0.0):
+        return NOT_AT_MAXIMUM
+    dx0, dy0 = sx / d2x, sy / d2y
+    if abs(dx0) > _MAX_OFFSET or abs(dy0) > _MAX_OFFSET:
+        return ALMOST_FLAT
+    peak = f[1, 1] + 0.5 * (sx * dx0 + sy * dy0)
+    m0x, ok0 = quartic_maximum(f[0, 0], f[0, 1], f[0, 2])
+    m1x, ok1 = quartic_maximum(f[1, 0], f[1, 1], f[1, 2])
+    m2x, ok2 = quartic_maximum(f[2, 0], f[2, 1], f[2, 2])
+    m0y, ok3 = quartic_maximum(f[0, 0], f[1, 0], f[2, 0])
+    m1y, ok4 = quartic_maximum(f[0, 1], f[1, 1], f[2, 1])
+    m2y, ok5 = quartic_maximum(f[0, 2], f[1, 2], f[2, 2])
+    x, y, w2x, w2y, quartic = dx0, dy0, peak / d2x, peak / d2y, 0.0
+    if ok0 and ok1 and ok2 and ok3 and ok4 and ok5:
+        quartic = _QUARTIC
+        smx, smy = 0.5 * (m2x - m0x), 0.5 * (m2y - m0y)
+        dmx, dmy = m1x - 0.5 * (m0x + m2x), m1y - 0.5 * (m0y + m2y)
+        dx1 = m1x + dy0 * (smx - dy0 * dmx)
+        dy1 = m1y + dx0 * (smy - dx0 * dmy)
+        x = m1x + dy1 * (smx - dy1 * dmx)
+        y = m1y + dx1 * (smy - dx1 * dmy)
+        w2x -= 0.25 * (1.0 + 6.0 * dx0 * dx0)
+        w2y -= 0.25 * (1.0 + 6.0 * dy0 * dy0)
+    v = block[1] * scale
+    sky = (v.sum() - v[1, 1]) / 8.0
+    source = max(v[1, 1] - sky, 0.0)
+    result[0], result[1] = x, y
+    result[2] = axis_error(sx, d2x, peak, sigma2, sky, source, quartic)
+    result[3] = axis_error(sy, d2y, peak, sigma2, sky, source, quartic)
+    result[4], result[5] = max(w2x - sigma2, sigma2), max(w2y - sigma2, sigma2)
+    result[6] = peak
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _measure_one(
+    image: np.ndarray,
+    variance: np.ndarray,
+    x: int,
+    y: int,
+    kernel: np.ndarray,
+    sigma2: float,
+    sign: float,
+    bin_max: int,
+    peak_min: float,
+    width_factor: float,
+    out: np.ndarray,
+) -> int:
+    """Bin more and more until the object is not much wider than the bins; ``out`` gets x, y, x_err, y_err."""
+    small = np.empty((5, 5))
+    for j in range(5):
+        for i in range(5):
+            small[j, i] = math.exp(-0.5 * ((i - 2) ** 2 + (j - 2) ** 2) / 0.25)
+    small /= small.sum()
+    size = max(7, kernel.shape[0] + 2, kernel.shape[1] + 2)
+    binned = np.empty((2, size, size))
+    block = np.empty((2, 3, 3))
+    result = np.empty(7)
+    bin_x = bin_y = 1
+    flags = 0
+    step = 1
+    while step <= bin_max:
+        inside = smoothed_block(image, variance, x, y, bin_x, bin_y, kernel, binned, block)
+        if not inside:
+            flags |= NEAR_EDGE
+            inside = smoothed_block(image, variance, x, y, bin_x, bin_y, small, binned, block)
+            if not inside:
+                return flags | EDGE
+        block[0] *= sign
+        bad = block_centroid(block, bin_x * bin_y * 4.0 * math.pi * sigma2, sigma2, result)
+        if bad:
+            return flags | bad
+        xc = (result[0] + 0.5) * bin_x - 0.5
+        yc = (result[1] + 0.5) * bin_y - 0.5
+        out[0], out[1] = xc, yc
+        out[2], out[3] = result[2] * bin_x, result[3] * bin_y
+        limit = width_factor * (1.0 + sigma2)
+        narrow_x = result[4] * bin_x**2 < limit * bin_x**2 and xc * xc < limit * bin_x**2
+        narrow_y = result[5] * bin_y**2 < limit * bin_y**2 and yc * yc < limit * bin_y**2
+        if flags & NEAR_EDGE:
+            break
+        if narrow_x and narrow_y:
+            if step > 1 or peak_min < 0.0 or result[6] > peak_min:
+                break
+        if not narrow_x:
+            bin_x *= 2
+        if not narrow_y:
+            bin_y *= 2
+        step *= 2
+    return flags
+
+
+@njit(cache=True, nogil=True)
+def centroid_loop(
+    pixels: SourcePixels,
+    x: np.ndarray,
+    y: np.ndarray,
+    kernels: np.ndarray,
+    sigma2: np.ndarray,
+    sign: np.ndarray,
+    bin_max: int,
+    peak_min: float,
+    width_factor: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure sources at integer peaks x, y (parent pixels, int64 (n)) with PSF kernels (n, h, w).
+
+    Returns offsets from the peak and their errors (n, 4), NaN where there are none, and the flags (n).
+    """
+    n = len(x)
+    results = np.full((n, 4), np.nan)
+    flags = np.zeros(n, np.int64)
+    height, width = pixels.image.shape
+    for k in range(n):
+        i, j = x[k] - pixels.x0, y[k] - pixels.y0
+        if i < 0 or j < 0 or i >= width or j >= height:
+            flags[k] = EDGE
+            continue
+        show(pixels, k)
+        flags[k] = _measure_one(
+            pixels.image,
+            pixels.variance,
+            i,
+            j,
+            kernels[k],
+            sigma2[k],
+            sign[k],
+            bin_max,
+            peak_min,
+            width_factor,
+            results[k],
+        )
+        hide(pixels, k)
+        if flags[k] & ~NEAR_EDGE:
+            results[k] = np.nan
+    return results, flags

@@ -1,0 +1,202 @@
+"""base_SdssShape: adaptive moments with errors, and those of the PSF (spec reprocess 17.2)."""
+
+from __future__ import annotations
+
+__all__ = ("SdssShapeConfig", "SdssShapePlugin")
+
+import lsst.pex.config as pex_config
+import numpy as np
+from numba import njit
+
+from secondlight.catalog.schema import Schema
+from secondlight.psf._adaptive_moment_kernels import measure_one
+from secondlight.psf.adaptive_moments import (
+    MAX_ITER,
+    MAX_SHIFT,
+    MIN_SHIFT,
+    SHIFT,
+    UNWEIGHTED,
+    UNWEIGHTED_BAD,
+)
+
+from ..pixels import SourcePixels, hide, show
+from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
+from ..sources import MeasurementSources
+
+_FLAGS = {
+    "flag": "general failure",
+    "flag_unweightedBad": "weighted and unweighted moments are bad",
+    "flag_unweighted": "weighted moments failed; these are unweighted",
+    "flag_shift": "the centre moved more than maxShift",
+    "flag_maxIter": "too many iterations",
+    "flag_psf": "the moments of the PSF cannot be measured",
+}
+
+
+class SdssShapeConfig(MeasurementPluginConfig):
+    """Configuration of `SdssShapePlugin`."""
+
+    background = pex_config.Field[float](doc="Level subtracted from every pixel, counts.", default=0.0)
+    maxIter = pex_config.Field[int](doc="Most iterations.", default=100)
+    maxShift = pex_config.Field[float](
+        doc="Largest shift of the weighted centre, pixels; forced into [2, 10].", default=0.0
+    )
+    tol1 = pex_config.Field[float](doc="Convergence of the ellipticity components.", default=1e-5)
+    tol2 = pex_config.Field[float](doc="Relative convergence of the size.", default=1e-4)
+    doMeasurePsf = pex_config.Field[bool](doc="Whether to measure the PSF as well.", default=True)
+
+
+@register("base_SdssShape")
+class SdssShapePlugin(MeasurementPlugin):
+    """Adaptive moments about the centroid slot."""
+
+    ConfigClass = SdssShapeConfig
+    config: SdssShapeConfig
+    order = SHAPE_ORDER
+    uses_centroid = True
+    uses_psf = True
+
+    def declare(self, schema: Schema) -> None:
+        """Add moments, errors, the flux of the matched Gaussian and its covariances, and PSF moments."""
+        for c in ("xx", "yy", "xy"):
+            schema.add(self.column(c), np.float64, f"adaptive moment {c}", unit="pix2")
+        for c in ("xx", "yy", "xy"):
+            schema.add(self.column(f"{c}Err"), np.float32, f"1-sigma uncertainty of {c}", unit="pix2")
+        for c in "xy":
+            schema.add(self.column(c), np.float64, f"{c} of the weighted centre", unit="pix")
+        self.add_flux(schema, "flux of the matched Gaussian")
+        if self.config.doMeasurePsf:
+            for c in ("xx", "yy", "xy"):
+                doc = f"adaptive moment {c} of the PSF at the source"
+                schema.add(self.column(f"psf_{c}"), np.float64, doc, unit="pix2")
+        for c in ("xx", "yy", "xy"):
+            schema.add(
+                self.column(f"instFlux_{c}_Cov"),
+                np.float32,
+                f"covariance of instFlux and {c}",
+                unit="ct pix2",
+            )
+        self.add_flags(
+            schema, {k: v for k, v in _FLAGS.items() if k != "flag_psf" or self.config.doMeasurePsf}
+        )
+
+    def measure(self, sources: MeasurementSources) -> None:
+        """Measure at the centroid slot."""
+        c = self.config
+        x, y = sources.centroids
+        max_shift = min(max(c.maxShift, MIN_SHIFT), MAX_SHIFT)
+        moments, variance, bits = _shape_loop(
+            sources.pixels, x, y, c.background, c.maxIter, max_shift, c.tol1, c.tol2
+        )
+        xx, yy, xy, flux = moments[:, 2], moments[:, 3], moments[:, 4], 2.0 * moments[:, 5]
+        variance[(bits & UNWEIGHTED) != 0] = np.nan
+        errors, flux_cov = moment_errors(xx, yy, xy, flux, variance)
+        failed = (bits & (UNWEIGHTED | UNWEIGHTED_BAD | SHIFT)) != 0
+        self.write(
+            sources,
+            xx=xx,
+            yy=yy,
+            xy=xy,
+            xxErr=errors[:, 1],
+            yyErr=errors[:, 2],
+            xyErr=errors[:, 3],
+            x=moments[:, 0],
+            y=moments[:, 1],
+            instFlux=flux,
+            instFluxErr=errors[:, 0],
+            instFlux_xx_Cov=flux_cov[:, 0],
+            instFlux_yy_Cov=flux_cov[:, 1],
+            instFlux_xy_Cov=flux_cov[:, 2],
+            flag=self.general_flag(sources, failed),
+            flag_unweightedBad=bits & UNWEIGHTED_BAD,
+            flag_unweighted=bits & UNWEIGHTED,
+            flag_shift=bits & SHIFT,
+            flag_maxIter=bits & MAX_ITER,
+        )
+        if c.doMeasurePsf:
+            psf = sources.psf_shapes
+            bad_psf = np.isnan(psf[:, 0])
+            self.write(sources, psf_xx=psf[:, 0], psf_yy=psf[:, 1], psf_xy=psf[:, 2], flag_psf=bad_psf)
+            sources.note_invalid_psf(bad_psf & np.isfinite(x))
+
+
+@njit(cache=True, nogil=True)
+def _shape_loop(
+    pixels: SourcePixels,
+    x: np.ndarray,
+    y: np.ndarray,
+    background: float,
+    max_iter: int,
+    max_shift: float,
+    tol1: float,
+    tol2: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure moments (n, 6) in parent pixels, the variance of the central pixel (n) and flags (n)."""
+    n = len(x)
+    moments = np.full((n, 6), np.nan)
+    variance = np.full(n, np.nan)
+    flags = np.zeros(n, np.int64)
+    image = pixels.image
+    for k in range(n):
+        i, j = x[k] - pixels.x0, y[k] - pixels.y0
+        show(pixels, k)
+        if background != 0.0:
+            flags[k] = measure_one(
+                image - np.float32(background), i, j, max_iter, max_shift, tol1, tol2, moments[k]
+            )
+        else:
+            flags[k] = measure_one(image, i, j, max_iter, max_shift, tol1, tol2, moments[k])
+        hide(pixels, k)
+        moments[k, 0] += pixels.x0
+        moments[k, 1] += pixels.y0
+        if not flags[k] & 1:
+            variance[k] = pixels.variance[int(np.floor(j + 0.5)), int(np.floor(i + 0.5))]
+    return moments, variance, flags
+
+
+def moment_errors(
+    xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, flux: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return errors of (flux, xx, yy, xy) and covariances of flux with (xx, yy, xy); (n, 4) and (n, 3).
+
+    The Fisher matrix of amplitude and moments of a Gaussian on white noise (spec reprocess 17.2), inverted.
+    Rows that are not finite, or have no positive variance, give NaN.
+    """
+    n = len(xx)
+    errors, covariance = np.full((n, 4), np.nan), np.full((n, 3), np.nan)
+    det = xx * yy - xy**2
+    usable = np.isfinite(flux) & (flux != 0) & np.isfinite(det) & (det > 0) & (variance > 0)
+    a_xx, a_yy, a_xy, det = xx[usable], yy[usable], xy[usable], det[usable]
+    to_flux = 2.0 * np.pi * np.sqrt(det)
+    amplitude = flux[usable] / to_flux
+    f = np.pi * np.sqrt(det) / variance[usable]
+    g = 3.0 * f * amplitude**2 / (16.0 * det**2)
+    fisher = np.empty((len(f), 4, 4))
+    fisher[:, 0, 0] = f
+    fisher[:, 0, 1] = fisher[:, 1, 0] = f * amplitude * a_yy / (4.0 * det)
+    fisher[:, 0, 2] = fisher[:, 2, 0] = f * amplitude * a_xx / (4.0 * det)
+    fisher[:, 0, 3] = fisher[:, 3, 0] = -f * amplitude * 2.0 * a_xy / (4.0 * det)
+    fisher[:, 1, 1] = g * a_yy**2
+    fisher[:, 2, 2] = g * a_xx**2
+    fisher[:, 3, 3] = 4.0 * g * (a_xy**2 + det / 3.0)
+    fisher[:, 1, 2] = fisher[:, 2, 1] = fisher[:, 3, 3] / 4.0
+    fisher[:, 1, 3] = fisher[:, 3, 1] = -2.0 * g * a_yy * a_xy
+    fisher[:, 2, 3] = fisher[:, 3, 2] = -2.0 * g * a_xx * a_xy
+    inverse = _inverse_or_nan(fisher)
+    scale = np.column_stack([to_flux, np.ones((len(f), 3))])
+    with np.errstate(invalid="ignore"):
+        errors[usable] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)) * scale
+    covariance[usable] = inverse[:, 0, 1:] * to_flux[:, None]
+    return errors, covariance
+
+
+def _inverse_or_nan(matrices: np.ndarray) -> np.ndarray:
+    """Return inverses (n, 4, 4); a singular matrix gives NaN.  Rows and columns are scaled to unit diagonal."""
+    scale = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
+    outer = scale[:, :, None] * scale[:, None, :]
+    scaled = matrices / outer
+    singular = np.abs(np.linalg.det(scaled)) < 1e-14
+    scaled[singular] = np.eye(4)
+    inverse = np.linalg.inv(scaled) / outer
+    inverse[singular] = np.nan
+    return np.asarray(inverse)

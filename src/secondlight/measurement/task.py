@@ -1,0 +1,197 @@
+"""Measuring all sources of an image (spec reprocess 16, finalize 7)."""
+
+from __future__ import annotations
+
+__all__ = ("SingleFrameMeasurementConfig", "SingleFrameMeasurementTask")
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import lsst.pex.config as pex_config
+import lsst.pipe.base as pipe_base
+import numpy as np
+from lsst.images import VisitImage
+from lsst.images.psfs import PointSpreadFunction
+
+from secondlight.catalog.schema import Schema
+from secondlight.catalog.source_catalog import SourceCatalog
+from secondlight.psf.evaluation import InvalidPsfError
+
+from . import plugins as _plugins  # noqa: F401  (registers the plugins)
+from .noise_replacement import NoiseReplacement, NoiseReplacerConfig, unreplaced_pixels
+from .plugin import FatalMeasurementError, MeasurementPlugin, plugin_registry
+from .slots import SourceSlotConfig
+from .sources import MeasurementSources
+
+_INVALID_PSF = "base_InvalidPsf_flag"
+
+_DEFAULT_PLUGINS = (
+    "base_PixelFlags",
+    "base_SdssCentroid",
+    "base_SdssShape",
+    "base_GaussianFlux",
+    "base_PsfFlux",
+    "base_CircularApertureFlux",
+    "base_SkyCoord",
+    "base_Variance",
+    "base_LocalBackground",
+    "base_CompensatedTophatFlux",
+    "base_ClassificationSizeExtendedness",
+)
+
+
+class SingleFrameMeasurementConfig(pex_config.Config):
+    """Which plugins run, with what configuration, and on which pixels."""
+
+    plugins = plugin_registry.makeField(
+        doc="Plugins to run, and their configurations.",
+        multi=True,
+        default=[name for name in _DEFAULT_PLUGINS if name in plugin_registry],
+    )
+    undeblended = plugin_registry.makeField(
+        doc="Plugins to run once more on the image without noise replacement.", multi=True, default=[]
+    )
+    undeblendedPrefix = pex_config.Field[str](
+        doc="Put before the names of the columns of the undeblended plugins.", default="undeblended_"
+    )
+    slots = pex_config.ConfigField[SourceSlotConfig](doc="Columns that the slot aliases point to.")
+    doReplaceWithNoise = pex_config.Field[bool](
+        doc="Whether each source is measured with all others replaced by noise.", default=True
+    )
+    noiseReplacer = pex_config.ConfigField[NoiseReplacerConfig](doc="Noise that replaces the other sources.")
+
+    def validate(self) -> None:
+        """Check that every slot is filled by an enabled plugin."""
+        super().validate()
+        try:
+            self.slots.check(self.plugins.names)
+        except ValueError as error:
+            raise pex_config.FieldValidationError(type(self).slots, self, str(error)) from None
+
+
+class SingleFrameMeasurementTask(pipe_base.Task):
+    """Run measurement plugins on the sources of one image.
+
+    Parameters
+    ----------
+    schema
+        Schema of the catalogs to come; it gets the columns and slot aliases.
+    **kwargs
+        Passed on to `lsst.pipe.base.Task` (``config``, ``name``, ``parentTask``, ``log``).
+
+    Raises
+    ------
+    ValueError
+        Raised if a plugin needs the centroid or shape slot and neither the configuration nor the schema
+        defines it.
+    """
+
+    ConfigClass: ClassVar[type[SingleFrameMeasurementConfig]] = SingleFrameMeasurementConfig
+    _DefaultName: ClassVar[str] = "measurement"
+    config: SingleFrameMeasurementConfig
+
+    def __init__(self, schema: Schema, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.schema = schema
+        self.config.slots.set_aliases(schema)
+        self.plugins = self._make_plugins(self.config.plugins, first=self.config.slots.centroid)
+        self.undeblended_plugins = self._make_plugins(
+            self.config.undeblended, prefix=self.config.undeblendedPrefix
+        )
+        if any(plugin.uses_psf for plugin in self._all_plugins) and _INVALID_PSF not in schema:
+            schema.add_flag(_INVALID_PSF, "the PSF cannot be evaluated at the position of the source")
+
+    @property
+    def _all_plugins(self) -> list[MeasurementPlugin]:
+        return [*self.plugins, *self.undeblended_plugins]
+
+    def _make_plugins(
+        self, field: Any, *, first: str | None = None, prefix: str = ""
+    ) -> list[MeasurementPlugin]:
+        """Construct the enabled plugins of a registry field in execution order, the centroid slot's before all."""
+        names = [name for name in field.names if field[name].doMeasure]
+        types = {name: plugin_registry[name] for name in names}
+        result = []
+        for name in sorted(names, key=lambda n: (n != first, types[n].order, n)):
+            self._check_slots(name, types[name])
+            result.append(types[name](field[name], prefix + name, self.schema))
+        return result
+
+    def _check_slots(self, name: str, plugin: type[MeasurementPlugin]) -> None:
+        for needed, slot in ((plugin.uses_centroid, "slot_Centroid"), (plugin.uses_shape, "slot_Shape")):
+            if needed and slot not in self.schema.aliases:
+                raise ValueError(f"{name} needs {slot}, which neither the slots nor the schema define.")
+
+    def run(
+        self,
+        sources: SourceCatalog,
+        exposure: VisitImage,
+        *,
+        neighbours: SourceCatalog | None = None,
+        seed: int = 1,
+        noise: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """Measure sources in place.
+
+        Parameters
+        ----------
+        sources
+            Sources with footprints, under this task's schema.
+        exposure
+            Background-subtracted image; it is not changed.
+        neighbours
+            Every source of the image, all to be replaced by noise; by default the sources themselves.
+        seed
+            Seed of the replacement noise; make it from visit and detector.
+        noise
+            Given replacement noise ``(offsets, values)``, row-aligned with the neighbours, instead of random.
+
+        Raises
+        ------
+        ValueError
+            Raised if the image has no PSF although a plugin needs one, or a source is not among the neighbours.
+        """
+        if not len(sources):
+            return
+        self._check_psf(exposure)
+        if self.config.doReplaceWithNoise:
+            replacement = NoiseReplacement.from_sources(
+                exposure,
+                sources if neighbours is None else neighbours,
+                config=self.config.noiseReplacer,
+                seed=seed,
+                noise=noise,
+            )
+            pixels = replacement.pixels(exposure, sources["id"])
+        else:
+            pixels = unreplaced_pixels(exposure, len(sources))
+        self.run_plugins(self.plugins, MeasurementSources(sources, exposure, pixels))
+        if self.undeblended_plugins:
+            as_they_are = unreplaced_pixels(exposure, len(sources))
+            self.run_plugins(self.undeblended_plugins, MeasurementSources(sources, exposure, as_they_are))
+
+    def run_plugins(self, plugins: Iterable[MeasurementPlugin], sources: MeasurementSources) -> None:
+        """Run plugins on prepared sources; one that raises fails all sources and the others go on."""
+        for plugin in plugins:
+            try:
+                plugin.measure(sources)
+            except (MemoryError, FatalMeasurementError):
+                raise
+            except InvalidPsfError as error:
+                self.log.warning("%s cannot be measured: %s", plugin.name, error)
+                plugin.fail(sources)
+                sources.catalog[_INVALID_PSF] = True
+            except Exception as error:
+                self.log.warning(
+                    "%s failed for all %d sources: %s", plugin.name, len(sources), error, exc_info=True
+                )
+                plugin.fail(sources)
+
+    def _check_psf(self, exposure: VisitImage) -> None:
+        needy = [plugin.name for plugin in self._all_plugins if plugin.uses_psf]
+        if needy and not isinstance(exposure._psf, PointSpreadFunction):
+            info = exposure.obs_info
+            raise ValueError(
+                f"The image of visit {info.visit_id}, detector {info.detector_num} has no PSF, "
+                f"which {', '.join(needy)} need."
+            )
