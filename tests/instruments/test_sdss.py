@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import astropy.units as u
+import galsim
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.stats import sigma_clip
 from astropy.table import Table
 from lsst.images import VisitImage
-from scipy.ndimage import zoom
 from scipy.optimize import minimize
 
 from secondlight.catalog.ids import DetectorVisitIdGeneratorConfig
@@ -100,14 +100,8 @@ def test_survey_psf_has_the_width_of_the_stars(sdss_repository, visit):
     kernel = psf.compute_kernel_image(x=1000.0, y=700.0)
     assert kernel.array.sum() == pytest.approx(1.0)
     assert kernel.bbox == psf.kernel_bbox
-    assert full_width(kernel.array) * 0.396 == pytest.approx(WIDTHS[visit], rel=0.06)
-
-
-def full_width(stamp: np.ndarray) -> float:
-    """Return the diameter of the circle with the area above half the peak, pixels, after interpolation."""
-    fine = zoom(stamp, 8, order=3)
-    spacing = (stamp.shape[0] - 1) / (fine.shape[0] - 1)
-    return 2 * np.sqrt((fine > 0.5 * fine.max()).sum() / np.pi) * spacing
+    sigma = galsim.hsm.FindAdaptiveMom(galsim.Image(kernel.array, scale=1.0)).moments_sigma
+    assert sigma * 2.3548 * 0.396 == pytest.approx(WIDTHS[visit], abs=0.02)
 
 
 @pytest.mark.realdata
@@ -129,6 +123,8 @@ def test_survey_psf_fits_the_stars_better_than_any_other_orientation(sdss_reposi
                 center = psf.compute_stellar_bbox(x=position[0], y=position[1])
                 r = psf.stamp_size // 2
                 dy, dx = center.y.start + r - j, center.x.start + r - i
+                if max(abs(dx), abs(dy)) > 2:
+                    return np.inf
                 cut = model[r - 8 - dy : r + 9 - dy, r - 8 - dx : r + 9 - dx]
                 flux = np.sum(stamp * cut) / np.sum(cut**2)
                 return np.sum((stamp - flux * cut) ** 2) / np.sum(stamp**2)
@@ -151,7 +147,9 @@ def test_masks_and_metadata(sdss_repository):
     assert mask_of(image.mask, ["EDGE"])[:, :5].all()
     assert not mask_of(image.mask, ["EDGE"])[200:1200, 200:1800].any()
     saturated = mask_of(image.mask, ["SAT"])
-    assert image.image.array[saturated].mean() > 5000
+    # SDSS interpolated over saturated pixels, so the brightest pixel left is next to one.
+    j, i = np.unravel_index(image.image.array.argmax(), saturated.shape)
+    assert saturated[j - 3 : j + 4, i - 3 : i + 4].any()
     assert image.metadata["PSF_SOURCE"].startswith("Gaussian guess")
     assert image.obs_info.exposure_time.to_value("s") == pytest.approx(53.907456)
     assert image.obs_info.datetime_begin.tai.isot.startswith("2003-10-19T04:43:34.68")

@@ -31,10 +31,17 @@ class InputFileError(RuntimeError):
         self.path = Path(path)
 
 
-def read_fits(path: str | Path) -> astropy.io.fits.HDUList:
-    """Read a whole FITS file, compressed or not, into memory.
+def read_fits(path: str | Path, *, only: Iterable[int] | None = None) -> astropy.io.fits.HDUList:
+    """Read a FITS file, compressed or not, into memory.
 
     Everything is read at once: a truncated file shows itself here and not in the middle of the work.
+
+    Parameters
+    ----------
+    path
+        The file.
+    only
+        Indices of the HDUs whose data are needed; by default all. Headers are always read.
 
     Raises
     ------
@@ -48,8 +55,8 @@ def read_fits(path: str | Path) -> astropy.io.fits.HDUList:
             # A file shorter than its headers say is only a warning to astropy.
             warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
             with astropy.io.fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
-                for hdu in hdus:
-                    hdu.data  # noqa: B018  reads the pixels
+                for index in range(len(hdus)) if only is None else only:
+                    hdus[index].data  # noqa: B018  reads the pixels
                 return hdus
     except _DEFECTS as error:
         raise InputFileError(path, f"cannot be read, it is truncated or broken ({error}).") from error

@@ -1,0 +1,72 @@
+"""From what a user types to an instrument."""
+
+from __future__ import annotations
+
+__all__ = ("choose_instrument", "parse_settings")
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lsst.utils import doImportType
+
+from .base import SurveyInstrument
+from .decam import DecamCp
+from .generic import CameraDescription, camera_instrument
+from .sdss import SdssImager
+
+_KNOWN: dict[str, type[SurveyInstrument]] = {"sdss": SdssImager, "decam": DecamCp}
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Return the values of ``KEY=VALUE`` texts, values read as YAML.
+
+    Raises
+    ------
+    ValueError
+        Raised if a text has no equals sign.
+    """
+    values = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"Expected KEY=VALUE, found {setting!r}.")
+        values[key] = yaml.safe_load(value)
+    return values
+
+
+def choose_instrument(
+    name: str, *, camera: Path | None = None, settings: Iterable[str] = ()
+) -> SurveyInstrument:
+    """Return an instrument by short name or by the full name of its class.
+
+    Parameters
+    ----------
+    name
+        ``sdss``, ``decam``, ``generic`` or a class.
+    camera
+        Description of a generic camera, YAML.
+    settings
+        ``KEY=VALUE`` texts that replace values of the description.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is no such instrument or its description is not complete.
+    """
+    if name == "generic":
+        values = yaml.safe_load(camera.read_text()) if camera is not None else {}
+        return camera_instrument(CameraDescription.model_validate(values | parse_settings(settings)))
+    if camera is not None or tuple(settings):
+        raise ValueError(f"A camera description belongs to the instrument 'generic', not to {name!r}.")
+    known = _KNOWN.get(name.lower())
+    if known is None and "." not in name:
+        raise ValueError(f"Unknown instrument {name!r}; known are {', '.join(_KNOWN)}, generic, or a class.")
+    try:
+        chosen = known or doImportType(name)
+    except (ImportError, TypeError) as error:
+        raise ValueError(f"Instrument {name!r} cannot be imported ({error}).") from error
+    if not issubclass(chosen, SurveyInstrument):
+        raise ValueError(f"{name} is not a SurveyInstrument, so it cannot read images.")
+    return chosen()
