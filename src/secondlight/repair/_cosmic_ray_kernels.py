@@ -57,11 +57,15 @@ def _examine(
             above += 1
         elif value < mean + margin:
             below += 1
-        if math.isnan(estimate):
-            noise = cond3_fac * math.sqrt(variance[y - dy, x - dx] + variance[y + dy, x + dx]) / 2.0
-            peak = thresholds[k] * (value - background - cond3_fac * sigma)
-            if peak > mean - background + noise:
-                estimate = mean
+    if above == 0:
+        return above, below, estimate
+    for k in range(4):
+        dy, dx = _STEP_Y[k], _STEP_X[k]
+        mean = 0.5 * (image[y - dy, x - dx] + image[y + dy, x + dx])
+        noise = cond3_fac * math.sqrt(variance[y - dy, x - dx] + variance[y + dy, x + dx]) / 2.0
+        if thresholds[k] * (value - background - cond3_fac * sigma) > mean - background + noise:
+            estimate = mean
+            break
     return above, below, estimate
 
 

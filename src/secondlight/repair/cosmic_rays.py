@@ -165,7 +165,7 @@ def find_cosmic_rays(
         Raised if there are more than ``nCrPixelMax`` pixels.
     """
     thresholds = sharpness_thresholds(kernel, config.cond3_fac2)
-    blocked = unusable | ndimage.binary_dilation(interpolated, structure=_EIGHT)
+    blocked = unusable | _dilated(interpolated)
     original, var = _pad(image, np.nan), _pad(variance, np.nan)
     work = original.copy()
     ys, xs = kernels.scan(
@@ -183,7 +183,7 @@ def find_cosmic_rays(
     usable = ~_pad(unusable, True)
     fill = _Filler(original, var, psf_sigma, background)
     # Faint light of a ray beside its bright pixels must not leak into what it is compared with.
-    fill(work, rays, usable & ~ndimage.binary_dilation(rays, structure=_EIGHT))
+    fill(work, rays, usable & ~_dilated(rays))
     for _ in range(config.niteration):
         ys, xs = _neighbours(rays, usable)
         added = kernels.grow(work, var, ys, xs, thresholds, background, 0.5 * config.minSigma)
@@ -220,6 +220,17 @@ def _pad(array: np.ndarray, value: Any) -> np.ndarray:
 
 def _trim(array: np.ndarray) -> np.ndarray:
     return array[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+
+
+def _dilated(mask: np.ndarray) -> np.ndarray:
+    """Return a mask grown by one pixel in all eight directions."""
+    rows = mask.copy()
+    rows[1:] |= mask[:-1]
+    rows[:-1] |= mask[1:]
+    result = rows.copy()
+    result[:, 1:] |= rows[:, :-1]
+    result[:, :-1] |= rows[:, 1:]
+    return result
 
 
 def _drop_faint(rays: np.ndarray, image: np.ndarray, background: float, min_sum: float) -> None:
