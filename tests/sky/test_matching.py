@@ -94,6 +94,27 @@ def test_pairs_and_nearest_equal_brute_force(positions: tuple[np.ndarray, np.nda
         assert nearest[i] == (min(mine, key=lambda j: mine[j]) if mine else -1)
 
 
+@pytest.mark.parametrize(("ra0", "dec0"), [(0.0, 0.0), (0.0, 90.0), (77.7, -33.3)])
+def test_few_positions_of_every_arrangement(ra0: float, dec0: float) -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(400):
+        vectors = unit_vectors(np.array([ra0]), np.array([dec0])) + np.radians(
+            rng.uniform(-1.3, 1.3, (5, 3)) / 3600
+        )
+        ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360
+        dec = np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
+        assert friends_of_friends(ra, dec, RADIUS).tolist() == slow_groups(ra, dec, RADIUS)
+
+
+def test_link_between_the_far_ends_of_two_tight_clumps() -> None:
+    # First members 1.61 radii apart, friends only through the second ones.
+    offset = np.array([0.01, 0.57, 1.15, 0.59]) / 3600
+    assert friends_of_friends(offset[:3], offset[:3], 1.0).tolist() == [0, 0, 0]
+    far = np.array([0.01, 0.57, 1.7, 1.16]) / 3600
+    assert friends_of_friends(far, far, 1.0).tolist() == [0, 0, 0, 0]
+    assert friends_of_friends(far[:3], far[:3], 1.0).tolist() == [0, 0, 1]
+
+
 def test_chains_are_followed_to_their_end() -> None:
     dec = np.arange(50) * 0.9 / 3600
     order = np.random.default_rng(3).permutation(50)

@@ -119,16 +119,16 @@ def test_projection_is_upright_with_east_on_the_left() -> None:
 
 @pytest.mark.parametrize("rotation", [0.0, 30.0, 45.0, 90.0, 200.0])
 def test_rotation_turns_the_y_axis_to_the_east_and_keeps_the_tract_covered(rotation: float) -> None:
-    config = {"numRings": 17, "pixelScale": 2.0, "tractOverlap": 0.5}
+    config = {"numRings": 17, "pixelScale": 2.0, "tractOverlap": 0.5, "patchInnerDimensions": [50, 50]}
     tract, upright = make_map(rotation=rotation, **config)[100], make_map(**config)[100]
     x0, y0 = tract.wcs.wcs_world2pix(tract.ra, tract.dec, 0)
     ra, dec = tract.wcs.wcs_pix2world(x0, y0 + 100, 0)
     angle = np.degrees(np.arctan2((ra - tract.ra) * np.cos(np.radians(tract.dec)), dec - tract.dec)) % 360
     assert angle == pytest.approx(rotation, abs=0.05)
-    reach = 0.99 * (90 / 18 + 0.5)
-    dec = tract.dec + np.array([-reach, reach])
-    assert tract.outer_contains(np.full(2, tract.ra), dec).all()
-    assert upright.outer_contains(np.full(2, tract.ra), dec).all()
+    reach = np.degrees(np.tan(np.radians(90 / 18 + 0.5))) * 3600 / 2.0 - 1
+    x = upright.grid.tangent_pixel[0] + reach * np.array([-1, 1, 1, -1, 0])
+    y = upright.grid.tangent_pixel[1] + reach * np.array([-1, -1, 1, 1, 1])
+    assert tract.outer_contains(*upright.wcs.wcs_pix2world(x, y, 0)).all()
 
 
 def test_patches_tile_the_tract() -> None:
