@@ -1,0 +1,512 @@
+"""What the finalize-characterization tasks of a detector and of a visit share (spec finalize 2)."""
+
+from __future__ import annotations
+
+__all__ = (
+    "FinalizeCharacterizationBase",
+    "FinalizeCharacterizationConfigBase",
+    "FinalizeCharacterizationConnectionsBase",
+    "load",
+    "make_summary",
+    "stack_tables",
+)
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import astropy.table
+import numpy as np
+from lsst.images import VisitImage
+from lsst.images.aperture_corrections import ApertureCorrectionMap
+from lsst.images.psfs import PointSpreadFunction
+from lsst.pex.config import ConfigurableField, Field, ListField
+from lsst.pipe.base import (
+    InMemoryDatasetHandle,
+    NoWorkFound,
+    PipelineTask,
+    PipelineTaskConfig,
+    PipelineTaskConnections,
+)
+from lsst.pipe.base import connectionTypes as cT
+
+from ..catalog.schema import Schema
+from ..catalog.source_catalog import SourceCatalog
+from ..catalog.visit_image import replace_components
+from ..catalog.visit_summary import DetectorSummary, VisitSummary
+from ..measurement.plugin import plugin_registry
+from ..measurement.task import SingleFrameMeasurementTask
+from ..photometry.apply_ap_corr import ApplyApCorrTask
+from ..photometry.measure_ap_corr import MeasureApCorrTask
+from ..psf.candidates import MakePsfCandidatesTask
+from ..psf.evaluation import average_position, determinant_radius, psf_shapes
+from ..psf.isolated_stars import IsolatedStars, concatenate_isolated_stars, match_ids, source_columns
+from ..psf.piff_determiner import psfDeterminerRegistry
+from ..psf.reservation import ReserveIsolatedStarsTask
+from ..psf.sky_moments import alt_az_moments, parallactic_angle, pixel_to_sky_jacobian, sky_moments
+from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
+from ..sky.matching import match_nearest
+from ._finalize_columns import ALT_AZ_AXES, SKY_AXES, FinalizeColumns
+
+_MATCH_RADIUS_ARCSEC = 1.0
+
+_PLUGINS = (
+    "base_FPPosition",
+    "base_PsfFlux",
+    "base_GaussianFlux",
+    "modelfit_DoubleShapeletPsfApprox",
+    "modelfit_CModel",
+    "ext_photometryKron_KronFlux",
+    "ext_convolved_ConvolvedFlux",
+    "ext_gaap_GaapFlux",
+    "ext_shapeHSM_HsmShapeRegauss",
+    "ext_shapeHSM_HsmSourceMoments",
+    "ext_shapeHSM_HsmPsfMoments",
+    "ext_shapeHSM_HsmSourceMomentsRound",
+    "ext_shapeHSM_HigherOrderMomentsSource",
+    "ext_shapeHSM_HigherOrderMomentsPSF",
+)
+
+_BAD_FLAGS = (
+    *(
+        f"base_PixelFlags_flag_{name}"
+        for name in (
+            "edge", "nodata", "interpolatedCenter", "saturatedCenter", "crCenter", "bad", "interpolated",
+            "saturated",
+        )
+    ),
+    "slot_Centroid_flag",
+    "base_GaussianFlux_flag",
+)  # fmt: skip
+
+
+class FinalizeCharacterizationConnectionsBase(
+    PipelineTaskConnections, dimensions=("instrument", "visit"), defaultTemplates={}
+):
+    """Inputs of both tasks."""
+
+    isolated_star_cats = cT.Input(
+        doc="Isolated stars.",
+        name="isolated_star_presource_associations",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "tract", "skymap"),
+        deferLoad=True,
+        multiple=True,
+    )
+    isolated_star_sources = cT.Input(
+        doc="Sources of the isolated stars.",
+        name="isolated_star_presources",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "tract", "skymap"),
+        deferLoad=True,
+        multiple=True,
+    )
+    fgcm_standard_star = cT.Input(
+        doc="FGCM standard stars, for colours and magnitudes.",
+        name="fgcm_standard_star",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "tract", "skymap"),
+        deferLoad=True,
+        multiple=True,
+    )
+
+    def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
+        if config is not None and not config.needs_fgcm():
+            del self.fgcm_standard_star
+
+
+class FinalizeCharacterizationConfigBase(
+    PipelineTaskConfig, pipelineConnections=FinalizeCharacterizationConnectionsBase
+):
+    """Configuration of both tasks."""
+
+    source_selector = sourceSelectorRegistry.makeField(
+        doc="Selects clean sources among those of the first pass.", default="science"
+    )
+    id_column = Field[str](doc="Column with the source id in the isolated-star sources.", default="sourceId")
+    reserve_selection: ConfigurableField[Any] = ConfigurableField(
+        target=ReserveIsolatedStarsTask, doc="Chooses the stars held out of the fit."
+    )
+    make_psf_candidates: ConfigurableField[Any] = ConfigurableField(
+        target=MakePsfCandidatesTask, doc="Cuts out the stars."
+    )
+    psf_determiner = psfDeterminerRegistry.makeField(doc="Fits the PSF.", default="piff")
+    measurement: ConfigurableField[Any] = ConfigurableField(
+        target=SingleFrameMeasurementTask, doc="Measures the stars with the final PSF."
+    )
+    measure_ap_corr: ConfigurableField[Any] = ConfigurableField(
+        target=MeasureApCorrTask, doc="Measures aperture corrections."
+    )
+    apply_ap_corr: ConfigurableField[Any] = ConfigurableField(
+        target=ApplyApCorrTask, doc="Applies them to the stars."
+    )
+    do_add_sky_moments = Field[bool](
+        doc="Add second moments along right ascension and declination, altitude and azimuth?", default=False
+    )
+    do_add_fgcm_photometry = Field[bool](doc="Add FGCM standard magnitudes?", default=False)
+    fgcmPhotometryBands = ListField[str](
+        doc="Bands of the FGCM magnitudes to add.", default=["g", "r", "i", "z", "y"]
+    )
+
+    def setDefaults(self) -> None:
+        """Select bright clean stars; measure fluxes and shapes with the final PSF."""
+        super().setDefaults()
+        selector = self.source_selector["science"]
+        selector.doFlags = True
+        selector.doSignalToNoise = True
+        selector.signalToNoise.minimum = 50.0
+        selector.signalToNoise.maximum = 1000.0
+        selector.signalToNoise.fluxField = "base_GaussianFlux_instFlux"
+        selector.signalToNoise.errField = "base_GaussianFlux_instFluxErr"
+        selector.flags.bad = list(_BAD_FLAGS)
+
+        self.measurement.plugins.names = [name for name in _PLUGINS if name in plugin_registry]
+        slots = self.measurement.slots
+        slots.centroid = slots.apFlux = slots.calibFlux = None
+        slots.shape = "ext_shapeHSM_HsmSourceMoments"
+        slots.psfShape = "ext_shapeHSM_HsmPsfMoments"
+        slots.psfFlux = "base_PsfFlux"
+        slots.gaussianFlux = "base_GaussianFlux"
+        slots.modelFlux = "modelfit_CModel" if "modelfit_CModel" in plugin_registry else "base_GaussianFlux"
+
+        self.measure_ap_corr.sourceSelector["science"].doFlags = False
+        self.measure_ap_corr.sourceSelector["science"].doUnresolved = False
+
+    def uses_color(self) -> bool:
+        """Return whether the PSF depends on colour."""
+        return self.psf_determiner.name == "piff" and bool(self.psf_determiner["piff"].useColor)
+
+    def needs_fgcm(self) -> bool:
+        """Return whether FGCM standard stars are needed."""
+        return self.uses_color() or bool(self.do_add_fgcm_photometry)
+
+
+class _Refit(NamedTuple):
+    """What the characterization of one detector gave; `None` is what could not be had."""
+
+    psf: PointSpreadFunction | None
+    ap_corr_map: ApertureCorrectionMap | None
+    measured_src: SourceCatalog | None
+
+
+def load(dataset: Any, columns: Sequence[str] | None = None) -> Any:
+    """Return a dataset given as itself or as a handle; of a table, only the named columns."""
+    if isinstance(dataset, InMemoryDatasetHandle):
+        dataset = dataset.get()
+    elif not isinstance(dataset, astropy.table.Table | SourceCatalog | VisitImage | VisitSummary):
+        dataset = dataset.get(parameters={"columns": list(columns)}) if columns else dataset.get()
+    return dataset[list(columns)] if columns else dataset
+
+
+def stack_tables(tables: Mapping[int, astropy.table.Table]) -> astropy.table.Table:
+    """Stack the tables of detectors, in the given order.
+
+    Raises
+    ------
+    ValueError
+        Raised if their columns differ in name or type; the message names detector and column.
+    """
+    parts = list(tables.values())
+    expected = {name: parts[0].dtype[name] for name in parts[0].colnames}
+    for detector, table in tables.items():
+        found = {name: table.dtype[name] for name in table.colnames}
+        if found != expected:
+            wrong = sorted(set(found.items()) ^ set(expected.items()), key=str)
+            raise ValueError(f"Detector {detector}: the star table differs in columns {wrong}.")
+    return astropy.table.vstack(parts, join_type="exact", metadata_conflicts="silent")
+
+
+def make_summary(
+    visit: int, records: Iterable[DetectorSummary], exposure: VisitImage, comment: str
+) -> VisitSummary:
+    """Return a visit summary labelled from an image of the visit."""
+    return VisitSummary(
+        visit,
+        records,
+        instrument=exposure.obs_info.instrument or "",
+        band=exposure.band,
+        physical_filter=exposure.physical_filter,
+        comment=comment,
+    )
+
+
+class FinalizeCharacterizationBase(PipelineTask):
+    """Refit PSF and aperture corrections of a detector to isolated stars."""
+
+    ConfigClass = FinalizeCharacterizationConfigBase
+    _DefaultName = "finalize_characterization_base"
+    config: FinalizeCharacterizationConfigBase
+    source_selector: BaseSourceSelectorTask
+    reserve_selection: ReserveIsolatedStarsTask
+    make_psf_candidates: MakePsfCandidatesTask
+    psf_determiner: Any
+    measurement: SingleFrameMeasurementTask
+    measure_ap_corr: MeasureApCorrTask
+    apply_ap_corr: ApplyApCorrTask
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("source_selector", "reserve_selection", "make_psf_candidates", "psf_determiner"):
+            self.makeSubtask(name)
+        self._columns: FinalizeColumns | None = None
+        self._source_schema: Schema | None = None
+
+    def _check_storable(self) -> None:
+        """Refuse, before any work, a PSF that no file can hold.
+
+        Raises
+        ------
+        ValueError
+            Raised if the PSF is to be modelled in coordinates other than pixels.
+        """
+        if self.config.psf_determiner.name == "piff":
+            coordinates = self.config.psf_determiner["piff"].useCoordinates
+            if coordinates != "pixel":
+                raise ValueError(
+                    f"PSFs modelled in {coordinates} coordinates cannot be stored; set "
+                    "psf_determiner['piff'].useCoordinates to 'pixel', or call run() in memory."
+                )
+
+    def _by_tract(self, handles: Iterable[Any]) -> dict[int, Any]:
+        return {handle.dataId["tract"]: handle for handle in sorted(handles, key=lambda h: h.dataId["tract"])}
+
+    # Isolated stars ---------------------------------------------------------------------------------------
+
+    def concat_isolated_star_cats(
+        self,
+        band: str,
+        isolated_star_cat_dict: Mapping[int, Any],
+        isolated_star_source_dict: Mapping[int, Any],
+        visit: int | None = None,
+        detector: int | None = None,
+    ) -> IsolatedStars:
+        """Stack the isolated stars of a band over tracts; see `concatenate_isolated_stars`."""
+        columns = source_columns(self.config.id_column, visit=visit, detector=detector)
+        return concatenate_isolated_stars(
+            band,
+            {tract: load(handle) for tract, handle in isolated_star_cat_dict.items()},
+            {tract: load(handle, columns) for tract, handle in isolated_star_source_dict.items()},
+            reserve=self.reserve_selection,
+            visit=visit,
+            detector=detector,
+        )
+
+    def _isolated_sources(
+        self, visit: int, band: str, cats: Mapping[int, Any], sources: Mapping[int, Any], detector: int | None
+    ) -> astropy.table.Table:
+        table = self.concat_isolated_star_cats(band, cats, sources, visit=visit, detector=detector).sources
+        if table is None:
+            raise NoWorkFound(f"No isolated stars in band {band} in {_where(visit, detector)}.")
+        return table
+
+    # Colours and standard magnitudes ----------------------------------------------------------------------
+
+    def _color_bands(self, band: str) -> tuple[str, str] | None:
+        """Return the two bands of the colour the PSF of a band depends on.
+
+        Raises
+        ------
+        ValueError
+            Raised if the configuration names no such colour.
+        """
+        if not self.config.uses_color():
+            return None
+        colors = self.config.psf_determiner["piff"].color
+        parts = colors[band].split("-") if band in colors else []
+        if len(parts) != 2 or not all(parts):
+            raise ValueError(
+                f"psf_determiner['piff'].color must name a colour such as 'g-i' for band {band!r}; "
+                f"found {dict(colors)}."
+            )
+        return parts[0], parts[1]
+
+    def _load_fgcm(self, band: str, handles: Mapping[int, Any] | None) -> astropy.table.Table | None:
+        """Return the FGCM stars of all tracts with the wanted magnitudes, NaN where there are none."""
+        if not self.config.needs_fgcm():
+            return None
+        if not handles:
+            raise ValueError(
+                "Colours or FGCM photometry are configured, but no FGCM standard stars were given."
+            )
+        bands = {*(self._color_bands(band) or ())}
+        if self.config.do_add_fgcm_photometry:
+            bands |= set(self.config.fgcmPhotometryBands)
+        parts = []
+        for tract in sorted(handles):
+            table = load(handles[tract])
+            part = astropy.table.Table({name: np.asarray(table[name], dtype=float) for name in ("ra", "dec")})
+            for name in sorted(f"mag_{b}" for b in bands):
+                known = name in table.colnames
+                part[name] = np.asarray(table[name], dtype=np.float32) if known else np.float32(np.nan)
+            parts.append(part)
+        return astropy.table.vstack(parts, metadata_conflicts="silent")
+
+    def _add_fgcm(self, band: str, measured: SourceCatalog, fgcm: astropy.table.Table) -> None:
+        """Fill in colours and standard magnitudes of the stars that have a standard star nearby."""
+        index = match_nearest(
+            np.degrees(measured["coord_ra"]), np.degrees(measured["coord_dec"]),
+            np.asarray(fgcm["ra"]), np.asarray(fgcm["dec"]), _MATCH_RADIUS_ARCSEC,
+        )  # fmt: skip
+        found = index >= 0
+        if (bands := self._color_bands(band)) is not None:
+            color = np.asarray(fgcm[f"mag_{bands[0]}"]) - np.asarray(fgcm[f"mag_{bands[1]}"])
+            measured["psf_color_value"][found] = color[index[found]]
+            measured["psf_color_type"][found] = "-".join(bands)
+        if self.config.do_add_fgcm_photometry:
+            for name in self.config.fgcmPhotometryBands:
+                measured[f"fgcm_mag_{name}"][found] = np.asarray(fgcm[f"mag_{name}"])[index[found]]
+
+    # One detector -----------------------------------------------------------------------------------------
+
+    def _prepare(self, source_schema: Schema) -> FinalizeColumns:
+        """Make the subtasks that add columns, unless those for this input schema exist already."""
+        if self._columns is None or self._source_schema != source_schema:
+            limit = getattr(self.config.source_selector.active, "signalToNoise", None)
+            self._columns = FinalizeColumns(
+                source_schema,
+                selection_flux=(limit.fluxField, limit.errField) if limit is not None else None,
+                sky_moments=self.config.do_add_sky_moments,
+                fgcm_bands=self.config.fgcmPhotometryBands if self.config.do_add_fgcm_photometry else (),
+            )
+            for name in ("measurement", "measure_ap_corr", "apply_ap_corr"):
+                self.makeSubtask(name, schema=self._columns.schema)
+            self._source_schema = source_schema.copy()
+        return self._columns
+
+    def compute_psf_and_ap_corr_map(
+        self,
+        visit: int,
+        detector: int,
+        exposure: VisitImage,
+        src: SourceCatalog,
+        isolated_source_table: astropy.table.Table,
+        fgcm_standard_star_cat: astropy.table.Table | None = None,
+    ) -> _Refit:
+        """Refit the PSF of a detector, measure its stars with it, and derive aperture corrections.
+
+        Parameters
+        ----------
+        visit, detector
+            What the image is of.
+        exposure
+            Background-subtracted image in counts; not changed.
+        src
+            Every source of the first pass, with footprints.
+        isolated_source_table
+            Sources of isolated stars in this visit, with ``reserved``.
+        fgcm_standard_star_cat
+            FGCM standard stars, if colours or magnitudes are wanted.
+
+        Returns
+        -------
+        tuple
+            PSF, aperture corrections and star catalog; each `None` if it could not be had, and then so are
+            the PSF and corrections that depend on it.
+        """
+        where = _where(visit, detector)
+        selected = np.flatnonzero(self.source_selector.select_sources(src))
+        if not len(selected):
+            self.log.warning("%s: no good sources remain after source selection.", where)
+            return _Refit(None, None, None)
+        match = match_ids(src["id"][selected], np.asarray(isolated_source_table[self.config.id_column]))
+        if not (match >= 0).any():
+            self.log.warning(
+                "%s: none of %d selected sources is an isolated star; did its astrometry fail?",
+                where, len(selected),
+            )  # fmt: skip
+            return _Refit(None, None, None)
+        stars = src[selected[match >= 0]]
+        measured = self._prepare(src.schema).make_catalog(stars)
+        measured["visit"] = visit
+        measured["detector"] = detector
+        measured["calib_psf_candidate"] = True
+        measured["calib_psf_reserved"] = isolated_source_table["reserved"][match[match >= 0]]
+        if fgcm_standard_star_cat is not None:
+            self._add_fgcm(exposure.band, measured, fgcm_standard_star_cat)
+
+        psf = self._fit_psf(exposure, measured, where)
+        if psf is None:
+            return _Refit(None, None, measured)
+        exposure = replace_components(exposure, psf=psf)
+        if not self._measure(exposure, measured, src, visit, detector):
+            return _Refit(psf, None, measured)
+        if self.config.do_add_sky_moments:
+            self._add_sky_moments(exposure, measured, where)
+        return _Refit(psf, self._correct_apertures(exposure, measured, where), measured)
+
+    def _fit_psf(
+        self, exposure: VisitImage, measured: SourceCatalog, where: str
+    ) -> PointSpreadFunction | None:
+        """Fit the PSF to the stars that are not reserved and flag those used; `None` if that fails."""
+        try:
+            candidates = self.make_psf_candidates.run(measured, exposure).candidates
+            candidates = candidates[~measured["calib_psf_reserved"][candidates.rows]]
+            result = self.psf_determiner.determine_psf(exposure, candidates, metadata=self.metadata)
+            x, y = average_position(result.psf)
+            sigma = float(determinant_radius(psf_shapes(result.psf, x=x, y=y))[0])
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.log.error("%s: the PSF fit failed: %s", where, error, exc_info=True)
+            return None
+        if not np.isfinite(sigma):
+            self.log.warning("%s: the fitted PSF has no measurable size; dropping it.", where)
+            return None
+        measured["calib_psf_used"][candidates.rows[result.used]] = True
+        self.log.info("%s: PSF of size %.3f pixels fitted to %d stars.", where, sigma, result.used.sum())
+        psf: PointSpreadFunction = result.psf
+        return psf
+
+    def _measure(
+        self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, visit: int, detector: int
+    ) -> bool:
+        """Measure the stars with every source of the image replaced by noise; tell whether it worked."""
+        try:
+            self.measurement.run(measured, exposure, neighbours=src, seed=noise_seed(visit, detector))
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.log.warning("%s: measurement failed: %s", _where(visit, detector), error, exc_info=True)
+            return False
+        return True
+
+    def _correct_apertures(
+        self, exposure: VisitImage, measured: SourceCatalog, where: str
+    ) -> ApertureCorrectionMap | None:
+        """Return new aperture corrections, and the image's own for other fluxes, applied to the stars."""
+        try:
+            new = self.measure_ap_corr.run(exposure.bbox, measured).ap_corr_map
+            merged: ApertureCorrectionMap = {**exposure.aperture_corrections, **new}
+            self.apply_ap_corr.run(measured, merged)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.log.warning("%s: aperture corrections failed: %s", where, error, exc_info=True)
+            return None
+        return merged
+
+    def _add_sky_moments(self, exposure: VisitImage, measured: SourceCatalog, where: str) -> None:
+        """Fill in the moments on the sky; alt/az moments stay NaN if place or time are unknown."""
+        try:
+            angle = parallactic_angle(exposure)
+        except ValueError as error:
+            self.log.warning("%s: no altitude-azimuth moments: %s.", where, error)
+            angle = np.nan
+        jacobian = pixel_to_sky_jacobian(
+            exposure.sky_projection, x=measured["slot_Centroid_x"], y=measured["slot_Centroid_y"]
+        )
+        for slot, owner in (("slot_Shape", "shape"), ("slot_PsfShape", "psfShape")):
+            moments = np.stack([measured[f"{slot}_{axis}"] for axis in ("xx", "yy", "xy")], axis=-1)
+            on_sky = sky_moments(jacobian, moments)
+            for axes, values in ((SKY_AXES, on_sky), (ALT_AZ_AXES, alt_az_moments(on_sky, angle))):
+                for axis, column in zip(axes, values.T, strict=True):
+                    measured[f"{owner}_{axis}"] = column
+
+
+def _where(visit: int, detector: int | None) -> str:
+    return f"visit {visit}" if detector is None else f"visit {visit}, detector {detector}"
+
+
+def noise_seed(visit: int, detector: int) -> int:
+    """Return a seed that belongs to a visit and detector alone."""
+    return int(np.random.SeedSequence((visit, detector)).generate_state(1, np.uint64)[0])
