@@ -12,8 +12,9 @@ import yaml
 from lsst.utils import doImportType
 
 from .base import SurveyInstrument
+from .camera_description import CameraDescription
 from .decam import DecamCp
-from .generic import CameraDescription, camera_instrument
+from .generic import camera_instrument
 from .sdss import SdssImager
 
 _KNOWN: dict[str, type[SurveyInstrument]] = {"sdss": SdssImager, "decam": DecamCp}

@@ -62,9 +62,9 @@ def read_reference_catalog(path: str | Path) -> Table:
     if not bands:
         raise InputFileError(path, f"has no magnitudes (mag_<band>); it has {', '.join(table.colnames)}.")
     for name, band in bands.items():
-        error = next((e for e in (f"mag_err_{band}", f"{band}_err") if e in table.colnames), None)
+        uncertainty = next((e for e in (f"mag_err_{band}", f"{band}_err") if e in table.colnames), None)
         stored[f"mag_{band}"] = _magnitudes(table, name)
-        stored[f"mag_err_{band}"] = _magnitudes(table, error)
+        stored[f"mag_err_{band}"] = _magnitudes(table, uncertainty)
     star = next((name for name in _STAR_COLUMNS if name in table.colnames), None)
     stored["is_star"] = np.ones(len(table), bool) if star is None else np.asarray(table[star]) != 0
     stored.meta["source"] = Path(path).name
