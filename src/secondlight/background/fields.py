@@ -118,7 +118,7 @@ def background_flat_context(exposure: VisitImage, on: bool, ratio: Image | None)
         return
     if ratio is None:
         raise RuntimeError(
-            "doApplyFlatBackgroundRatio is set, but no background_to_photometric_ratio is given."
+            "doApplyFlatBackgroundRatio is set, but background_to_photometric_ratio is missing."
         )
     if not isinstance(ratio, Image):
         raise ValueError(f"background_to_photometric_ratio must be an Image, not {type(ratio).__name__}.")

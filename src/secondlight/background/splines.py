@@ -1,8 +1,9 @@
 """Splines through cells as fields (spec reprocess 12.3).
 
 `lsst.images.fields.SplineField` is an Akima spline through its data points, first along columns, then along
-rows.  Other splines are written as such a field by giving each node two close neighbours on its tangents: the
-Akima slope at a node with collinear neighbours is that of the line, so every piecewise cubic is reproduced.
+rows.  Other splines are written as such a field by putting three close points before and behind each node on
+tangents: the Akima slope at a point with two collinear points on one side is that of their line, so every
+piecewise cubic is reproduced.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from lsst.images import Box, Interval
 from lsst.images.fields import SplineField
 from scipy.interpolate import CubicSpline
 
-_STEP = 1e-4
+_STEP = 0.01
 """Distance of the neighbours of a node, pixels: far below a pixel, far above rounding."""
 
 _MIN_POINTS = {"CONSTANT": 1, "LINEAR": 2, "NATURAL_SPLINE": 3, "AKIMA_SPLINE": 5}
 """Styles in order of complexity with the number of points each needs."""
 
 type _Curves = tuple[np.ndarray, np.ndarray]
-"""Knots (n) and values there (n, columns)."""
+"""Knots (n) and values there (n, columns), or values and slopes (n)."""
+
+type _Curve = Callable[[np.ndarray], _Curves]
+"""Value and slope of a curve at some places."""
 
 
 def reduced_style(style: str, n_points: int) -> str:
@@ -87,48 +91,64 @@ def _refined(node: np.ndarray, data: np.ndarray, interval: Interval, style: str)
     Columns are treated one by one, without their NaN nodes; a column of NaN stays NaN.
     """
     edges = np.array([interval.min - 0.5, interval.max + 0.5])
-    stops = np.unique(np.concatenate([edges, node]))
-    knots = _step_knots(node, edges) if style == "CONSTANT" else _tangent_knots(stops)
-    out = np.full((len(knots), data.shape[1]), np.nan)
-    for k, column in enumerate(data.T):
+    sample = _steps if style == "CONSTANT" else _tangents
+    columns = []
+    for column in data.T:
         good = np.isfinite(column)
-        if good.any():
-            curve = _curve(node[good], column[good], reduced_style(style, int(good.sum())))
-            out[:, k] = curve(knots)
-    return knots, out
+        n_good = int(good.sum())
+        curve = _curve(node[good], column[good], reduced_style(style, n_good)) if n_good else _nothing
+        knots, values = sample(curve, node, edges)
+        columns.append(values)
+    return knots, np.column_stack(columns)
 
 
-def _tangent_knots(stops: np.ndarray) -> np.ndarray:
-    """Return each stop with close neighbours on both sides, inside the outermost ones."""
-    return np.sort(np.concatenate([stops, stops[1:] - _STEP, stops[:-1] + _STEP]))
+def _tangents(curve: _Curve, node: np.ndarray, edges: np.ndarray) -> _Curves:
+    """Return knots and values: three points on the tangent before and three on that behind each node."""
+    stops = np.unique(np.concatenate([edges, node]))
+    reach = _STEP * np.arange(1, 4)
+    before, behind = stops[1:, None] - reach[::-1], stops[:-1, None] + reach
+    knots, values = [], []
+    for side, anchor in ((before, before[:, 0]), (behind, behind[:, -1])):
+        value, slope = curve(anchor)
+        knots.append(side.ravel())
+        values.append((value[:, None] + slope[:, None] * (side - anchor[:, None])).ravel())
+    all_knots = np.concatenate(knots)
+    order = np.argsort(all_knots)
+    return all_knots[order], np.concatenate(values)[order]
 
 
-def _step_knots(node: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _steps(curve: _Curve, node: np.ndarray, edges: np.ndarray) -> _Curves:
     """Return two knots at both ends of each plateau, so that the Akima spline is flat between."""
     middle = 0.5 * (node[1:] + node[:-1])
     start = np.concatenate([edges[:1], middle]) + _STEP
     stop = np.concatenate([middle, edges[1:]]) - _STEP
-    return np.sort(np.concatenate([start, start + _STEP, stop - _STEP, stop]))
+    knots = np.sort(np.concatenate([start, start + _STEP, stop - _STEP, stop]))
+    return knots, curve(knots)[0]
 
 
-def _curve(node: np.ndarray, value: np.ndarray, style: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function through the nodes that continues beyond them as the style asks."""
+def _nothing(at: np.ndarray) -> _Curves:
+    return np.full(len(at), np.nan), np.full(len(at), np.nan)
+
+
+def _curve(node: np.ndarray, value: np.ndarray, style: str) -> _Curve:
+    """Return a function that gives value and slope of a curve through the nodes, also beyond them."""
     if style == "CONSTANT":
         middle = 0.5 * (node[1:] + node[:-1])
-        return lambda at: value[np.searchsorted(middle, at)]
+        return lambda at: (value[np.searchsorted(middle, at)], np.zeros(len(at)))
     if style == "LINEAR":
-        slope = np.diff(value) / np.diff(node)
+        slopes = np.diff(value) / np.diff(node)
 
-        def linear(at: np.ndarray) -> np.ndarray:
-            k = np.clip(np.searchsorted(node, at, side="right") - 1, 0, len(slope) - 1)
-            return np.asarray(value[k] + slope[k] * (at - node[k]))
+        def linear(at: np.ndarray) -> _Curves:
+            k = np.clip(np.searchsorted(node, at, side="right") - 1, 0, len(slopes) - 1)
+            return value[k] + slopes[k] * (at - node[k]), slopes[k]
 
         return linear
     spline = CubicSpline(node, value, bc_type="natural")
 
-    def natural(at: np.ndarray) -> np.ndarray:
+    def natural(at: np.ndarray) -> _Curves:
         # The second derivative of a natural spline vanishes at its ends: the quadratic there is a line.
         end = np.clip(at, node[0], node[-1])
-        return np.asarray(spline(end) + spline(end, 1) * (at - end))
+        slope = spline(end, 1)
+        return spline(end) + slope * (at - end), slope
 
     return natural
