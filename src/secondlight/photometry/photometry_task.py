@@ -16,7 +16,7 @@ from lsst.pipe.base import AlgorithmError, Struct, Task
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.schema import Schema
 from ..catalog.source_catalog import SourceCatalog
-from ..psf.source_selectors import sourceSelectorRegistry
+from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 from ..sky.matching import match_nearest
 from .zero_point import ZeroPointError, fit_zero_point
 
@@ -87,6 +87,7 @@ class PhotometryTask(Task):
     ConfigClass: ClassVar[type[Config]] = PhotometryConfig
     _DefaultName: ClassVar[str] = "photometry"
     config: PhotometryConfig
+    sourceSelector: BaseSourceSelectorTask
 
     def __init__(self, *, schema: Schema, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -14,17 +14,21 @@ from lsst.pipe.base import Struct, Task
 from ..catalog.schema import Schema
 from ..catalog.source_catalog import SourceCatalog
 from .candidates import MakePsfCandidatesTask
-from .piff_determiner import psfDeterminerRegistry
+from .piff_determiner import PiffPsfDeterminerTask, psfDeterminerRegistry
 from .reservation import ReserveIsolatedStarsTask
-from .source_selectors import sourceSelectorRegistry
+from .source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 
 
 class MeasurePsfConfig(Config):
     """Which sources are stars, which of them are held out, and how the PSF is fitted."""
 
     starSelector = sourceSelectorRegistry.makeField("Selects stars.", default="objectSize")
-    reserve = ConfigurableField(target=ReserveIsolatedStarsTask, doc="Holds some stars out of the fit.")
-    makePsfCandidates = ConfigurableField(target=MakePsfCandidatesTask, doc="Cuts out stars.")
+    reserve: ConfigurableField[Any] = ConfigurableField(
+        target=ReserveIsolatedStarsTask, doc="Holds some stars out of the fit."
+    )
+    makePsfCandidates: ConfigurableField[Any] = ConfigurableField(
+        target=MakePsfCandidatesTask, doc="Cuts out stars."
+    )
     psfDeterminer = psfDeterminerRegistry.makeField("Fits the PSF.", default="piff")
 
 
@@ -41,6 +45,10 @@ class MeasurePsfTask(Task):
     ConfigClass: ClassVar[type[Config]] = MeasurePsfConfig
     _DefaultName: ClassVar[str] = "measurePsf"
     config: MeasurePsfConfig
+    starSelector: BaseSourceSelectorTask
+    reserve: ReserveIsolatedStarsTask
+    makePsfCandidates: MakePsfCandidatesTask
+    psfDeterminer: PiffPsfDeterminerTask
 
     def __init__(self, *, schema: Schema, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,6 +91,8 @@ class MeasurePsfTask(Task):
         sources["calib_psf_reserved"][rows] = reserved
         result = self.psfDeterminer.determine_psf(exposure, candidates[~reserved], metadata=self.metadata)
         sources["calib_psf_used"][rows[~reserved]] = result.used
-        self.log.info("PSF fitted to %d of %d stars, %d held out.", result.used.sum(), len(rows), reserved.sum())
+        self.log.info(
+            "PSF fitted to %d of %d stars, %d held out.", result.used.sum(), len(rows), reserved.sum()
+        )
         exposure.psf = result.psf
         return Struct(psf=result.psf)

@@ -172,7 +172,9 @@ def _star_magnitudes(
 ) -> np.ndarray:
     """Return the PSF magnitude of each star in one table, NaN where it has no good measurement."""
     bad = np.asarray(table["base_PsfFlux_flag"]) | np.asarray(table["base_PixelFlags_flag_saturated"])
-    bad |= np.asarray(table["base_PixelFlags_flag_interpolatedCenter"]) | ~np.asarray(table["detect_isPrimary"])
+    bad |= np.asarray(table["base_PixelFlags_flag_interpolatedCenter"]) | ~np.asarray(
+        table["detect_isPrimary"]
+    )
     flux = np.asarray(table["base_PsfFlux_flux"], dtype=float)
     error = np.asarray(table["base_PsfFlux_fluxErr"], dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -209,8 +211,8 @@ def print_summary(
     table.add_column("dT/T first pass", justify="right")
     for v in visits:
         table.add_row(
-            str(v.visit), str(v.detector), v.band, str(v.sources), f"{v.zero_point:.3f}", f"{v.psf_sigma:.3f}",
-            str(v.psf_stars), str(v.reserved_stars),
+            str(v.visit), str(v.detector), v.band, str(v.sources),
+            f"{v.zero_point:.3f}", f"{v.psf_sigma:.3f}", str(v.psf_stars), str(v.reserved_stars),
             f"{100 * v.size_residual:+.2f} ± {100 * v.size_scatter:.2f}",
             f"{100 * v.first_size_residual:+.2f} ± {100 * v.first_size_scatter:.2f}",
         )  # fmt: skip

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 __all__ = ("CalibrateImageConfig", "CalibrateImageConnections", "CalibrateImageTask")
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import astropy.table
 import numpy as np
 from lsst.images import BackgroundMap, VisitImage
-from lsst.images.psfs import GaussianPointSpreadFunction, PointSpreadFunction
-from lsst.pex.config import ConfigField, ConfigurableField, Field
+from lsst.images.psfs import PointSpreadFunction
 from lsst.pipe.base import (
     AlgorithmError,
     AnnotatedPartialOutputsError,
+    InputQuantizedConnection,
+    OutputQuantizedConnection,
     PipelineTask,
     PipelineTaskConfig,
-    PipelineTaskConnections,
+    QuantumContext,
     Struct,
 )
-from lsst.pipe.base import connectionTypes as cT
 from scipy.spatial import KDTree
 
 from ..background.task import SubtractBackgroundTask
-from ..catalog.ids import DetectorVisitIdGeneratorConfig, IdGenerator
+from ..catalog.ids import IdGenerator
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.schema import minimal_source_schema
 from ..catalog.source_catalog import SourceCatalog
@@ -35,145 +36,15 @@ from ..photometry.apply_ap_corr import ApplyApCorrTask
 from ..photometry.catalog_calculation import CatalogCalculationTask
 from ..photometry.measure_ap_corr import MeasureApCorrTask
 from ..photometry.normalized_calibration_flux import NormalizedCalibrationFluxTask
+from ..photometry.photometry_task import PhotometryTask
 from ..photometry.primary_flags import SetPrimaryFlagsTask
 from ..photometry.summary_stats import ComputeExposureSummaryStatsTask
-from ..photometry.photometry_task import PhotometryTask
 from ..psf.measure_psf import MeasurePsfTask
 from ..repair.snap_combine import SnapCombineTask
 from ..repair.task import RepairTask
+from ._calibrate_config import CalibrateImageConfig, CalibrateImageConnections
 
 _PSF_FLAGS = ("calib_psf_candidate", "calib_psf_reserved", "calib_psf_used")
-
-
-class CalibrateImageConnections(
-    PipelineTaskConnections, dimensions=("instrument", "visit", "detector"), defaultTemplates={}
-):
-    """Inputs and outputs of `CalibrateImageTask`."""
-
-    exposures = cT.Input(
-        doc="One image, or the two snaps of a visit, with the instrument's signature removed.",
-        name="postISRCCD",
-        storageClass="VisitImage",
-        dimensions=("instrument", "exposure", "detector"),
-        multiple=True,
-    )
-    survey_psf = cT.Input(
-        doc="PSF model that came with the image, to start from.",
-        name="survey_psf",
-        storageClass="SurveyPsf",
-        dimensions=("instrument", "visit", "detector"),
-        minimum=0,
-        deferGraphConstraint=True,
-    )
-    reference_catalog = cT.PrerequisiteInput(
-        doc="Reference stars with magnitudes, for the photometric zero point.",
-        name="photometric_refcat",
-        storageClass="ArrowAstropy",
-        dimensions=(),
-        minimum=0,
-    )
-    stars_schema = cT.InitOutput(
-        doc="Schema of the source catalog.", name="src_schema", storageClass="SourceSchema"
-    )
-    exposure = cT.Output(
-        doc="Background-subtracted image with its first calibrations, in instrumental units.",
-        name="calexp",
-        storageClass="VisitImage",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    background = cT.Output(
-        doc="Background subtracted from the image, in instrumental units.",
-        name="calexpBackground",
-        storageClass="BackgroundMap",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    stars = cT.Output(
-        doc="Sources with footprints.",
-        name="src",
-        storageClass="SourceCatalogV2",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    initial_photo_calib = cT.Output(
-        doc="Photometric calibration from this image alone.",
-        name="initial_photoCalib_detector",
-        storageClass="PhotoCalibV2",
-        dimensions=("instrument", "visit", "detector"),
-    )
-    mask = cT.Output(
-        doc="Mask of the image, for later passes that copy planes from it.",
-        name="preliminary_visit_mask",
-        storageClass="MaskV2",
-        dimensions=("instrument", "visit", "detector"),
-    )
-
-
-class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImageConnections):
-    """Configuration of `CalibrateImageTask`."""
-
-    id_generator = ConfigField[DetectorVisitIdGeneratorConfig](doc="Makes catalog and row ids.")
-    use_survey_psf = Field[bool](doc="Start from the PSF that came with the image, if any?", default=True)
-    install_psf_fwhm = Field[float](
-        doc="FWHM in pixels of the Gaussian to start from if the image has no PSF at all.", default=4.0
-    )
-    snap_combine = ConfigurableField(target=SnapCombineTask, doc="Combines snaps.")
-    psf_subtract_background = ConfigurableField(target=SubtractBackgroundTask, doc="First background.")
-    psf_repair = ConfigurableField(target=RepairTask, doc="Finds cosmic rays before the PSF fit.")
-    psf_detection = ConfigurableField(target=SourceDetectionTask, doc="Detects stars for the PSF.")
-    psf_deblend = ConfigurableField(target=SourceDeblendTask, doc="Splits blends before the PSF fit.")
-    psf_source_measurement = ConfigurableField(
-        target=SingleFrameMeasurementTask, doc="Measures stars for the PSF."
-    )
-    psf_measure_psf = ConfigurableField(target=MeasurePsfTask, doc="Fits the first PSF.")
-    star_repair = ConfigurableField(target=RepairTask, doc="Finds and removes cosmic rays with the PSF.")
-    star_background = ConfigurableField(
-        target=SubtractBackgroundTask, doc="Background again, with detected sources left out."
-    )
-    star_detection = ConfigurableField(target=SourceDetectionTask, doc="Detects sources.")
-    star_deblend = ConfigurableField(target=SourceDeblendTask, doc="Splits blends.")
-    star_measurement = ConfigurableField(target=SingleFrameMeasurementTask, doc="Measures sources.")
-    star_normalized_calibration_flux = ConfigurableField(
-        target=NormalizedCalibrationFluxTask, doc="Makes the flux that all others are corrected to."
-    )
-    measure_aperture_correction = ConfigurableField(
-        target=MeasureApCorrTask, doc="Measures aperture corrections."
-    )
-    star_apply_aperture_correction = ConfigurableField(
-        target=ApplyApCorrTask, doc="Applies aperture corrections."
-    )
-    star_catalog_calculation = ConfigurableField(
-        target=CatalogCalculationTask, doc="Computes columns from columns."
-    )
-    star_set_primary_flags = ConfigurableField(target=SetPrimaryFlagsTask, doc="Tells primary sources.")
-    photometry = ConfigurableField(target=PhotometryTask, doc="Finds the photometric zero point.")
-    compute_summary_stats = ConfigurableField(
-        target=ComputeExposureSummaryStatsTask, doc="Computes summary statistics."
-    )
-    psf_match_radius = Field[float](
-        doc="Largest distance in pixels between a PSF star and the source it became.", default=3.0
-    )
-
-    def setDefaults(self) -> None:
-        """Set the defaults of the subtasks for a first pass."""
-        super().setDefaults()
-        for background in (self.psf_subtract_background, self.star_background):
-            background.useApprox = False
-        # Stars for the PSF: footprints at 10 sigma, kept if they reach 50.
-        self.psf_detection.thresholdValue = 10.0
-        self.psf_detection.includeThresholdMultiplier = 5.0
-        self.psf_detection.reEstimateBackground = False
-        self.psf_detection.doTempLocalBackground = False
-        self.psf_source_measurement.plugins.names = [
-            "base_PixelFlags", "base_SdssCentroid", "base_SdssShape", "base_GaussianFlux", "base_PsfFlux",
-            "base_CircularApertureFlux",
-        ]  # fmt: skip
-        self.psf_measure_psf.starSelector["objectSize"].signalToNoiseMin = 50.0
-        self.psf_measure_psf.starSelector["objectSize"].badFlags.append("base_PixelFlags_flag_saturated")
-        # The last pass fits again, with many more constraints; here a plane is enough.
-        self.psf_measure_psf.psfDeterminer["piff"].spatialOrder = 1
-        self.star_detection.reEstimateBackground = False
-        self.star_detection.doTempLocalBackground = False
-        self.measure_aperture_correction.sourceSelector["science"].doUnresolved = True
-        self.star_normalized_calibration_flux.do_measure_ap_corr = True
 
 
 class CalibrateImageTask(PipelineTask):
@@ -187,9 +58,28 @@ class CalibrateImageTask(PipelineTask):
         Unused; the task needs nothing to be constructed.
     """
 
-    ConfigClass: ClassVar[type[CalibrateImageConfig]] = CalibrateImageConfig
+    ConfigClass: ClassVar[type[PipelineTaskConfig]] = CalibrateImageConfig
     _DefaultName: ClassVar[str] = "calibrateImage"
     config: CalibrateImageConfig
+    snap_combine: SnapCombineTask
+    psf_subtract_background: SubtractBackgroundTask
+    psf_repair: RepairTask
+    psf_detection: SourceDetectionTask
+    psf_deblend: SourceDeblendTask
+    psf_source_measurement: SingleFrameMeasurementTask
+    psf_measure_psf: MeasurePsfTask
+    star_repair: RepairTask
+    star_background: SubtractBackgroundTask
+    star_detection: SourceDetectionTask
+    star_deblend: SourceDeblendTask
+    star_measurement: SingleFrameMeasurementTask
+    star_normalized_calibration_flux: NormalizedCalibrationFluxTask
+    measure_aperture_correction: MeasureApCorrTask
+    star_apply_aperture_correction: ApplyApCorrTask
+    star_catalog_calculation: CatalogCalculationTask
+    star_set_primary_flags: SetPrimaryFlagsTask
+    photometry: PhotometryTask
+    compute_summary_stats: ComputeExposureSummaryStatsTask
 
     def __init__(self, *, initInputs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(initInputs=initInputs, **kwargs)
@@ -215,20 +105,23 @@ class CalibrateImageTask(PipelineTask):
         self.schema.add("detector", np.int32, "detector id")
         self.stars_schema = SourceCatalog(self.schema)
 
-    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+    def runQuantum(
+        self,
+        butlerQC: QuantumContext,
+        inputRefs: InputQuantizedConnection,
+        outputRefs: OutputQuantizedConnection,
+    ) -> None:
         """Read inputs, run, and write what there is, also after an `AlgorithmError`."""
         inputs = butlerQC.get(inputRefs)
-        id_generator = self.config.id_generator.apply(butlerQC.quantum.dataId)
-        result = Struct(
-            exposure=None, background=None, stars=None, initial_photo_calib=None, mask=None
-        )
+        data_id = outputRefs.exposure.dataId
+        result = Struct(exposure=None, background=None, stars=None, initial_photo_calib=None, mask=None)
         try:
             self.run(
                 exposures=inputs["exposures"],
                 survey_psf=inputs.get("survey_psf"),
                 reference_catalog=inputs.get("reference_catalog"),
-                id_generator=id_generator,
-                visit=butlerQC.quantum.dataId["visit"],
+                id_generator=self.config.id_generator.apply(data_id),
+                visit=int(data_id["visit"]),
                 result=result,
             )
         except AlgorithmError as error:
@@ -239,7 +132,7 @@ class CalibrateImageTask(PipelineTask):
     def run(
         self,
         *,
-        exposures: list[VisitImage],
+        exposures: VisitImage | Sequence[VisitImage],
         survey_psf: PointSpreadFunction | None = None,
         reference_catalog: astropy.table.Table | None = None,
         id_generator: IdGenerator | None = None,
@@ -279,7 +172,8 @@ class CalibrateImageTask(PipelineTask):
         exposure = self.snap_combine.run(exposures)
         if visit is None:
             visit = exposure.obs_info.visit_id
-        self._install_first_psf(exposure, survey_psf)
+        if survey_psf is not None and self.config.use_survey_psf:
+            exposure.psf = survey_psf
         background = self.psf_subtract_background.run(exposure).background
         psf_stars = self._measure_psf(exposure, id_generator, extra=f"{visit}_{exposure.detector.id}")
         self.star_repair.run(exposure)
@@ -295,16 +189,6 @@ class CalibrateImageTask(PipelineTask):
         result.initial_photo_calib = calib
         result.mask = result.exposure.mask.copy()
         return result
-
-    def _install_first_psf(self, exposure: VisitImage, survey_psf: PointSpreadFunction | None) -> None:
-        """Attach a PSF good enough to find stars with."""
-        if survey_psf is not None and self.config.use_survey_psf:
-            exposure.psf = survey_psf
-        elif exposure._psf is None:
-            sigma = self.config.install_psf_fwhm / (2 * np.sqrt(2 * np.log(2)))
-            exposure.psf = GaussianPointSpreadFunction(
-                sigma, bounds=exposure.bbox, stamp_size=2 * int(np.ceil(6 * sigma)) + 1
-            )
 
     def _measure_psf(self, exposure: VisitImage, id_generator: IdGenerator, *, extra: str) -> SourceCatalog:
         """Find stars and fit the first PSF; return them with their flags."""
@@ -327,7 +211,7 @@ class CalibrateImageTask(PipelineTask):
         return sources, detected.background
 
     def _transfer_psf_flags(self, psf_stars: SourceCatalog, sources: SourceCatalog) -> None:
-        """Set the PSF flags of the sources that the stars of the PSF fit became (children rather than parents)."""
+        """Set the PSF flags of the sources that the stars of the fit became; never those of a split blend."""
         rows = np.nonzero(
             (sources["deblend_nChild"] == 0)
             & np.isfinite(sources["slot_Centroid_x"] + sources["slot_Centroid_y"])

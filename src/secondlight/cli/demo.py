@@ -1,0 +1,86 @@
+"""The whole chain on a folder of SDSS frames, from an empty folder to calibrated images and a summary."""
+
+from __future__ import annotations
+
+__all__ = ("OUTPUT", "SKY_MAP", "run_demo")
+
+from pathlib import Path
+
+from lsst.daf.butler import Butler
+from rich.console import Console
+
+from ..instruments.ingest import default_run, ingest
+from ..instruments.reference_catalog import ingest_reference_catalog
+from ..instruments.repository import make_repository
+from ..instruments.sdss import SdssImager
+from ..report.summary import print_summary, repeatability, visit_numbers
+from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
+from .pipeline import run_pipeline
+
+OUTPUT = "demo/run"
+"""Collection of the demonstration's outputs."""
+
+SKY_MAP = "secondlight_rings"
+"""Name of the sky map of the demonstration."""
+
+
+def run_demo(root: Path, data: Path, *, processes: int, console: Console | None = None) -> int:
+    """Make a repository, ingest the frames, run the whole chain and print what came out.
+
+    Parameters
+    ----------
+    root
+        Folder of the repository; made if it does not exist, else frames that are in it already are kept.
+    data
+        Folder with SDSS frames, their companions, and ``refcat/stars.fits``.
+    processes
+        Number of processes.
+    console
+        Where to print.
+
+    Returns
+    -------
+    int
+        0 if everything succeeded.
+
+    Raises
+    ------
+    FileNotFoundError
+        Raised if the data folder does not exist.
+    """
+    console = console or Console()
+    if not data.is_dir():
+        raise FileNotFoundError(f"There is no folder {data} with SDSS frames; name one with --data.")
+    _fill_repository(root, data, console)
+    instrument = SdssImager()
+    code = run_pipeline(
+        str(root),
+        pipeline="sdss/secondlight",
+        inputs=f"{default_run(instrument)},skymaps,refcats",
+        output=OUTPUT,
+        where=f"instrument='{instrument.name}' AND skymap='{SKY_MAP}'",
+        processes=processes,
+    )
+    with Butler.from_config(str(root)) as butler:
+        print_summary(
+            visit_numbers(butler, collections=OUTPUT),
+            repeatability(butler, collections=OUTPUT, skymap=SKY_MAP),
+            console=console,
+        )
+    console.print(f"Images (pvi) and source tables (sources_detector) are in collection {OUTPUT} of {root}.")
+    return code
+
+
+def _fill_repository(root: Path, data: Path, console: Console) -> None:
+    """Make the repository and put everything the pipeline reads into it."""
+    is_new = not (root / "butler.yaml").exists()
+    with make_repository(root) if is_new else Butler.from_config(str(root), writeable=True) as butler:
+        RingsSkyMap(RingsSkyMapConfig()).register(butler, SKY_MAP)
+        instrument = SdssImager()
+        report = ingest(
+            butler, instrument, [data], progress=lambda file: console.print(f"Ingesting {file.path.name}")
+        )
+        console.print(f"{len(report.ingested)} frames ingested, {len(report.skipped)} were there already.")
+        reference = data / "refcat" / "stars.fits"
+        if reference.exists():
+            ingest_reference_catalog(butler, reference)

@@ -1,0 +1,41 @@
+"""Every pipeline file loads, and its tasks fit together."""
+
+from __future__ import annotations
+
+import pytest
+from lsst.pipe.base import Pipeline
+
+from secondlight.cli.pipeline import find_pipeline
+
+PIPELINES = ("secondlight", "final-pass", "final-pass-by-visit", "rubin-names", "sdss/secondlight")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_tasks_fit_together(name: str) -> None:
+    graph = Pipeline.from_uri(find_pipeline(name)).to_graph()
+    graph.sort()
+    assert "reprocessVisitImage" in graph.tasks
+
+
+def test_whole_chain_needs_only_what_ingest_stores() -> None:
+    graph = Pipeline.from_uri(find_pipeline("secondlight")).to_graph()
+    inputs = {name for name, _ in graph.iter_overall_inputs()}
+    assert inputs == {"postISRCCD", "survey_psf", "photometric_refcat", "skyMap"}
+
+
+def test_rubin_names() -> None:
+    graph = Pipeline.from_uri(find_pipeline("rubin-names")).to_graph()
+    for name in (
+        "preliminary_visit_image",
+        "refit_psf_star",
+        "visit_summary",
+        "visit_image",
+        "source_unstandardized",
+    ):
+        assert name in graph.dataset_types
+    assert "pvi" not in graph.dataset_types
+
+
+def test_subset_of_a_pipeline() -> None:
+    graph = Pipeline.from_uri(find_pipeline("secondlight#reprocess")).to_graph()
+    assert set(graph.tasks) == {"reprocessVisitImage"}
