@@ -6,7 +6,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import MaskedColumn, Table
+from astropy.table import MaskedColumn, QTable, Table
 from lsst.daf.butler import Butler, Config, DatasetType
 from lsst.pipe.base import InMemoryDatasetHandle
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
@@ -347,6 +347,12 @@ def test_masked_values_are_not_selected() -> None:
     _, sources = run(tables)
     assert len(sources) == 26
     assert np.isfinite(sources["ra"]).all()
+
+
+def test_tables_of_quantities_work_too() -> None:
+    tables = make_visits(*star_grid(3))
+    for one, other in zip(run(tables), run({v: QTable(t) for v, t in tables.items()}), strict=True):
+        assert (one == other).all()
 
 
 def test_a_missing_column_is_named_with_its_visit() -> None:

@@ -314,7 +314,7 @@ class IsolatedStarAssociationTask(PipelineTask):
                     _values(table[name])[rows],
                     dtype=table[name].dtype,
                     unit=table[name].unit,
-                    description=table[name].description,
+                    description=table[name].info.description,
                 )
                 for name in columns
             }
