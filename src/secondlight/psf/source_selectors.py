@@ -321,17 +321,17 @@ class ObjectSizeStarSelectorTask(BaseSourceSelectorTask):
 
     def _locus(self, width: np.ndarray) -> tuple[float, float]:
         """Return the smallest and largest size of a star, pixels."""
-        allowed = self.config.widthStdAllowed
+        sigma = allowed = self.config.widthStdAllowed
         center = _half_sample_mode(width)
-        half = self.config.nSigmaClip * allowed
         for _ in range(10):
-            inside = width[np.abs(width - center) <= half]
+            # Three sigma, whatever nSigmaClip: a tighter window would shrink with every round.
+            inside = width[np.abs(width - center) <= 3.0 * sigma]
             center = float(np.median(inside))
-            sigma = 1.4826 * float(np.median(np.abs(inside - center)))
-            smaller = self.config.nSigmaClip * min(sigma, allowed)
-            if smaller == half:
+            smaller = min(1.4826 * float(np.median(np.abs(inside - center))), allowed)
+            if smaller == sigma:
                 break
-            half = smaller
+            sigma = smaller
+        half = self.config.nSigmaClip * sigma
         return center - half, center + half
 
 
