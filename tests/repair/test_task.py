@@ -146,6 +146,20 @@ def test_nothing_on_a_noiseless_star_field():
         np.testing.assert_array_equal(image.image.array, before)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    x=st.floats(20, 21), y=st.floats(20, 21), sigma=st.floats(0.7, 3.5), flux=st.floats(1e2, 1e8),
+    noise=st.floats(0.1, 50),
+)  # fmt: skip
+def test_a_noiseless_star_is_never_a_ray(x: float, y: float, sigma: float, flux: float, noise: float):
+    # The ratio of neighbours to peak of a Gaussian is smallest when centred on a pixel, as the model is.
+    image = make_visit_image(
+        width=41, height=41, x=[x], y=[y], flux=[flux], sigma=sigma, noise=noise, add_noise=False, gain=1.0
+    )
+    make_task(min_DN=0.0).run(image)
+    assert not mask_of(image.mask, ["CR"]).any()
+
+
 def test_nothing_on_a_noisy_star_field():
     image = star_field(sigma=1.6, gain=1.5)
     make_task().run(image)
@@ -224,6 +238,7 @@ def test_background_in_cells():
     config = RepairConfig()
     config.cosmicray.background.binSize = 50
     RepairTask(config=config).run(image)
+    assert "BGMEAN" not in image.metadata  # left by the background of the search on its own copy only
     rays = mask_of(image.mask, ["CR"])
     assert (rays & hit).sum() == hit.sum()
     assert (mask_of(flat.mask, ["CR"]) & hit).sum() < hit.sum()
