@@ -1,0 +1,39 @@
+"""Slow, obvious twins of compiled loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+
+EIGHT = np.ones((3, 3), dtype=bool)
+
+
+def stencil(radius: int, *, manhattan: bool = False) -> np.ndarray:
+    """Return the circle or Manhattan stencil of spec reprocess 9.8 as a boolean image."""
+    dy, dx = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    if manhattan:
+        return np.abs(dx) + np.abs(dy) <= radius
+    return np.abs(dx) <= np.sqrt(radius**2 - dy**2).astype(int)
+
+
+def slow_peaks(image: np.ndarray, region: np.ndarray, sign: int = 1) -> list[tuple[int, int]]:
+    """Return (x, y) of the peaks of a region by array index: most extreme first, ties by x then y."""
+    height, width = image.shape
+    found = []
+    for y, x in np.argwhere(region):
+        if 0 < x < width - 1 and 0 < y < height - 1:
+            around = sign * image[y - 1 : y + 2, x - 1 : x + 2]
+            if not (around > sign * image[y, x]).any():
+                found.append((-sign * image[y, x], x, y))
+    if not found:
+        y, x = np.argwhere(region)[np.argmax(sign * image[region])]
+        found = [(0, x, y)]
+    return [(int(x), int(y)) for _, x, y in sorted(found)]
+
+
+def slow_smooth(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return the correlation with the outer product of a kernel, where it fits."""
+    full = scipy.ndimage.correlate(image.astype(float), np.outer(kernel, kernel), mode="constant")
+    half = len(kernel) // 2
+    height, width = image.shape
+    return full[half : height - half, half : width - half]
