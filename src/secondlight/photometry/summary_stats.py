@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("ComputeExposureSummaryStatsConfig", "ComputeExposureSummaryStatsTask")
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -420,8 +421,10 @@ def _zenith_distance(sky: SkyCoord, obs_info: ObservationInfo | None) -> float:
     time = obs_info.datetime_begin
     if obs_info.datetime_end is not None:
         time = time + 0.5 * (obs_info.datetime_end - time)
-    # Polar motion does not matter here; never reach out to the network for its latest values.
+    # Polar motion and leap seconds do not matter here: never reach out to the network for their latest
+    # values, and take far-off dates as they come.
     with (
+        warnings.catch_warnings(action="ignore"),
         iers.conf.set_temp("auto_download", False),
         iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
     ):
