@@ -85,6 +85,7 @@ class UpdateVisitSummaryConnections(
     )
 
     def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
         if config is not None and config.wcs_provider != "global":
             del self.wcs_overrides_global
         if config is not None and config.photo_calib_provider != "global":
