@@ -25,6 +25,11 @@ class Smoothed(NamedTuple):
     variance: np.ndarray
     margin: int
 
+    def inner(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Return the part of the input, of this (height, width), that the smoothed pixels belong to."""
+        height, width = shape
+        return slice(self.margin, height - self.margin), slice(self.margin, width - self.margin)
+
 
 def kernel_size(sigma: float, n_sigma: float) -> int:
     """Return the odd width in pixels of a Gaussian kernel ``n_sigma`` standard deviations wide."""

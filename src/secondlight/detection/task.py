@@ -34,7 +34,7 @@ from secondlight.psf.evaluation import average_position, determinant_radius, psf
 from .config import SourceDetectionConfig
 from .growth import grow
 from .search import Search
-from .smoothing import gaussian_kernel, kernel_size, smooth
+from .smoothing import Smoothed, gaussian_kernel, kernel_size, smooth
 from .threshold import (
     connected_footprints,
     find_peaks,
@@ -127,7 +127,6 @@ class SourceDetectionTask(Task):
         """
         self._prepare_mask(exposure)
         sigma = self._psf_sigma(exposure) if sigma is None else _checked_sigma(sigma, exposure)
-        self._warn_of_bad_pixels(exposure)
         with self._wide_background_removed(exposure):
             found = self._detect(exposure, sigma, factor)
         if self.config.reEstimateBackground:
@@ -156,14 +155,21 @@ class SourceDetectionTask(Task):
         x, y = average_position(psf)
         return _checked_sigma(float(determinant_radius(psf_shapes(psf, x=x, y=y))[0]), exposure)
 
-    def _warn_of_bad_pixels(self, exposure: VisitImage) -> None:
-        bad = ~(np.isfinite(exposure.image.array) & np.isfinite(exposure.variance.array))
+    def _smooth(self, exposure: VisitImage, sigma: float) -> Smoothed:
+        """Return the smoothed image; pixels that are not finite count as sky and stay NaN themselves."""
+        image, variance = exposure.image.array, exposure.variance.array
+        bad = ~(np.isfinite(image) & np.isfinite(variance))
         if n_bad := int(bad.sum()):
-            self.log.warning(
-                "%d pixels of %s are not finite; nothing can be detected within the kernel around them.",
-                n_bad,
-                _label(exposure),
-            )
+            self.log.warning("%d pixels of %s are not finite and left out.", n_bad, _label(exposure))
+            typical = np.median(variance[~bad]) if n_bad < bad.size else 1.0
+            image, variance = np.where(bad, np.float32(0), image), np.where(bad, typical, variance)
+        kernel = gaussian_kernel(sigma, kernel_size(sigma, self.config.nSigmaForKernel))
+        try:
+            smoothed = smooth(image, variance, kernel)
+        except ValueError as error:
+            raise ValueError(f"Nothing can be detected on {_label(exposure)}: {error}") from error
+        smoothed.image[bad[smoothed.inner(bad.shape)]] = np.nan
+        return smoothed
 
     @contextlib.contextmanager
     def _wide_background_removed(self, exposure: VisitImage) -> Iterator[None]:
@@ -208,13 +214,8 @@ class SourceDetectionTask(Task):
 
     def _search(self, exposure: VisitImage, sigma: float, factor: float) -> Search:
         """Smooth the image, mark its frame as EDGE and work out the threshold."""
-        kernel = gaussian_kernel(sigma, kernel_size(sigma, self.config.nSigmaForKernel))
-        try:
-            smoothed = smooth(exposure.image.array, exposure.variance.array, kernel)
-        except ValueError as error:
-            raise ValueError(f"Nothing can be detected on {_label(exposure)}: {error}") from error
-        margin = smoothed.margin
-        inner = (slice(margin, exposure.bbox.y.size - margin), slice(margin, exposure.bbox.x.size - margin))
+        smoothed = self._smooth(exposure, sigma)
+        inner = smoothed.inner(exposure.bbox.shape)
         frame = np.ones(exposure.bbox.shape, dtype=bool)
         frame[inner] = False
         exposure.mask.set(plane_name("EDGE"), exposure.mask.get(plane_name("EDGE")) | frame)
@@ -228,9 +229,8 @@ class SourceDetectionTask(Task):
                 noise = stdev
             level *= stdev if self.config.thresholdType == "stdev" else stdev**2
         per_pixel = self.config.thresholdType == "pixel_stdev"
-        return Search(
-            smoothed, exposure.bbox.x.min + margin, exposure.bbox.y.min + margin, level, noise, per_pixel
-        )
+        x0, y0 = exposure.bbox.x.min + smoothed.margin, exposure.bbox.y.min + smoothed.margin
+        return Search(smoothed, x0, y0, level, noise, per_pixel)
 
     def _find(self, search: Search, sign: int) -> Footprints:
         """Return connected regions beyond the threshold with their peaks, before growing."""
@@ -252,9 +252,7 @@ class SourceDetectionTask(Task):
             shown = footprints.to_mask(exposure.bbox.shape, x0=x0, y0=y0)
             exposure.mask.set(plane_name(_PLANES[sign]), shown)
         pixels = render_background(make_background(self.tempLocalBackground.fit(exposure)), exposure.bbox)
-        margin = search.smoothed.margin
-        height, width = search.smoothed.image.shape
-        image = search.smoothed.image - pixels[margin : margin + height, margin : margin + width]
+        image = search.smoothed.image - pixels[search.smoothed.inner(pixels.shape)]
         return dataclasses.replace(search, smoothed=search.smoothed._replace(image=image))
 
     def _grow(
