@@ -1,0 +1,1 @@
+"""Measuring sources: plugin framework, noise replacement, plugins."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 __all__ = ("NoiseReplacement", "NoiseReplacerConfig", "unreplaced_pixels")
 
 import dataclasses
+import math
 
 import lsst.pex.config as pex_config
 import numpy as np
 from lsst.images import VisitImage
 
+from secondlight.background.statistics import clipped_statistics
 from secondlight.catalog._footprint_kernels import gather
 from secondlight.catalog.footprints import Footprints
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import image_box
-from secondlight.background.statistics import clipped_statistics
 
 from .pixels import SourcePixels, put_all
 
@@ -203,7 +204,7 @@ def _noise_level(
         case "meta":
             if "BGMEAN" not in exposure.metadata:
                 raise ValueError(f"Noise from metadata needs the key BGMEAN in the image of {where}.")
-            mean, stdev = 0.0, float(np.sqrt(float(exposure.metadata["BGMEAN"])))
+            mean, stdev = 0.0, math.sqrt(float(str(exposure.metadata["BGMEAN"])))
         case _:
             x0, y0 = exposure.bbox.x.start, exposure.bbox.y.start
             f = footprints

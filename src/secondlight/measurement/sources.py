@@ -12,6 +12,7 @@ from lsst.images.psfs import PointSpreadFunction
 
 from secondlight.catalog.footprints import Footprints
 from secondlight.catalog.mask_planes import mask_of
+from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import image_box
 from secondlight.psf.evaluation import (
@@ -39,6 +40,8 @@ class MeasurementSources:
         Image.  Plugins read pixels through ``pixels``, not from here.
     pixels
         Working image and own pixels of the sources, row-aligned with the catalog.
+    photo_calib
+        Photometric calibration, for plugins that report it.
 
     Notes
     -----
@@ -46,10 +49,18 @@ class MeasurementSources:
     the slot's plugin has run.
     """
 
-    def __init__(self, catalog: SourceCatalog, exposure: VisitImage, pixels: SourcePixels) -> None:
+    def __init__(
+        self,
+        catalog: SourceCatalog,
+        exposure: VisitImage,
+        pixels: SourcePixels,
+        *,
+        photo_calib: PhotoCalib | None = None,
+    ) -> None:
         self.catalog = catalog
         self.exposure = exposure
         self.pixels = pixels
+        self.photo_calib = photo_calib
         self._mask_images: dict[tuple[str, ...], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -101,7 +112,7 @@ class MeasurementSources:
         """Whether the centroid slot failed or is not finite, bool (n)."""
         x, y = self._slot_centroids
         bad = ~(np.isfinite(x) & np.isfinite(y))
-        return bad | self._slot_flag("slot_Centroid_flag")
+        return np.asarray(bad | self._slot_flag("slot_Centroid_flag"))
 
     @functools.cached_property
     def nearest_pixels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +136,7 @@ class MeasurementSources:
     @functools.cached_property
     def shape_flag(self) -> np.ndarray:
         """Whether the shape slot failed or is not usable, bool (n)."""
-        return np.isnan(self.shapes[:, 0]) | self._slot_flag("slot_Shape_flag")
+        return np.asarray(np.isnan(self.shapes[:, 0]) | self._slot_flag("slot_Shape_flag"))
 
     def _slot_flag(self, name: str) -> np.ndarray:
         return np.array(self.catalog[name]) if name in self.catalog else np.zeros(len(self), dtype=bool)
@@ -174,7 +185,7 @@ class MeasurementSources:
     # Mask -------------------------------------------------------------------------------------------------
 
     def mask_image(self, planes: tuple[str, ...] | list[str]) -> np.ndarray:
-        """Return a boolean image (h, w): True where any of the planes is set; planes not there count as unset."""
+        """Return a boolean image (h, w): True where any of the planes is set; missing planes are unset."""
         key = tuple(planes)
         if key not in self._mask_images:
             self._mask_images[key] = mask_of(self.exposure.mask, key, missing_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 from lsst.images import VisitImage
 from lsst.images.psfs import PointSpreadFunction
 
+from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.psf.evaluation import InvalidPsfError
@@ -108,7 +109,7 @@ class SingleFrameMeasurementTask(pipe_base.Task):
     def _make_plugins(
         self, field: Any, *, first: str | None = None, prefix: str = ""
     ) -> list[MeasurementPlugin]:
-        """Construct the enabled plugins of a registry field in execution order, the centroid slot's before all."""
+        """Construct the enabled plugins of a registry field in execution order, ``first`` before all."""
         names = [name for name in field.names if field[name].doMeasure]
         types = {name: plugin_registry[name] for name in names}
         result = []
@@ -130,6 +131,7 @@ class SingleFrameMeasurementTask(pipe_base.Task):
         neighbours: SourceCatalog | None = None,
         seed: int = 1,
         noise: tuple[np.ndarray, np.ndarray] | None = None,
+        photo_calib: PhotoCalib | None = None,
     ) -> None:
         """Measure sources in place.
 
@@ -145,11 +147,13 @@ class SingleFrameMeasurementTask(pipe_base.Task):
             Seed of the replacement noise; make it from visit and detector.
         noise
             Given replacement noise ``(offsets, values)``, row-aligned with the neighbours, instead of random.
+        photo_calib
+            Photometric calibration, for plugins that report it; its uncertainty is not in the image.
 
         Raises
         ------
         ValueError
-            Raised if the image has no PSF although a plugin needs one, or a source is not among the neighbours.
+            Raised if the image lacks a PSF that a plugin needs, or a source is not among the neighbours.
         """
         if not len(sources):
             return
@@ -165,10 +169,13 @@ class SingleFrameMeasurementTask(pipe_base.Task):
             pixels = replacement.pixels(exposure, sources["id"])
         else:
             pixels = unreplaced_pixels(exposure, len(sources))
-        self.run_plugins(self.plugins, MeasurementSources(sources, exposure, pixels))
+        self.run_plugins(self.plugins, MeasurementSources(sources, exposure, pixels, photo_calib=photo_calib))
         if self.undeblended_plugins:
             as_they_are = unreplaced_pixels(exposure, len(sources))
-            self.run_plugins(self.undeblended_plugins, MeasurementSources(sources, exposure, as_they_are))
+            self.run_plugins(
+                self.undeblended_plugins,
+                MeasurementSources(sources, exposure, as_they_are, photo_calib=photo_calib),
+            )
 
     def run_plugins(self, plugins: Iterable[MeasurementPlugin], sources: MeasurementSources) -> None:
         """Run plugins on prepared sources; one that raises fails all sources and the others go on."""

@@ -1,4 +1,4 @@
-"""Compiled sums over apertures (spec finalize 9.2, 9.5; reprocess 9.5, 17.5); slow twins in ``tests/photometry``.
+"""Compiled sums over apertures (spec finalize 9.2, 9.5, reprocess 9.5, 17.5); see ``tests/photometry``.
 
 Images are (h, w); positions are array indices; moments xx, yy, xy are pixel^2.
 """
@@ -20,7 +20,7 @@ FLAG_COEFFICIENTS = 2
 
 @njit(cache=True, nogil=True)
 def row_span(x: float, y: float, xx: float, yy: float, xy: float, j: int) -> tuple[int, int]:
-    """Return the first and last pixel whose centre lies in an ellipse, in row j; first > last if none does."""
+    """Return the first and last pixel with their centre in an ellipse, in row j; first > last if none has."""
     dy = j - y
     slope = xy / yy
     rest = xx - xy * slope
@@ -32,11 +32,23 @@ def row_span(x: float, y: float, xx: float, yy: float, xy: float, j: int) -> tup
 
 
 @njit(cache=True, nogil=True)
+def box_fits(x: float, y: float, x_half: float, y_half: float, height: int, width: int) -> bool:
+    """Whether the pixels that a box of half-sizes about (x, y) touches, halves up, lie inside the image."""
+    return bool(
+        math.floor(x - x_half + 0.5) >= 0
+        and math.floor(y - y_half + 0.5) >= 0
+        and math.floor(x + x_half + 0.5) < width
+        and math.floor(y + y_half + 0.5) < height
+    )
+
+
+@njit(cache=True, nogil=True)
 def naive_sums(
     image: np.ndarray, variance: np.ndarray, x: float, y: float, xx: float, yy: float, xy: float
 ) -> tuple[float, float, int]:
     """Return sums of image and variance over the pixel centres inside an ellipse, and the flags."""
-    height, width = image.shape
+    if not box_fits(x, y, math.sqrt(xx), math.sqrt(yy), image.shape[0], image.shape[1]):
+        return np.nan, np.nan, FLAG_TRUNCATED
     y0, y1 = math.ceil(y - math.sqrt(yy)), math.floor(y + math.sqrt(yy))
     flux = 0.0
     noise = 0.0
@@ -45,8 +57,6 @@ def naive_sums(
         i0, i1 = row_span(x, y, xx, yy, xy, j)
         if i0 > i1:
             continue
-        if j < 0 or j >= height or i0 < 0 or i1 >= width:
-            return np.nan, np.nan, FLAG_TRUNCATED
         for i in range(i0, i1 + 1):
             flux += image[j, i]
             noise += variance[j, i]
@@ -83,7 +93,7 @@ def lanczos_taps(offset: float, taps: np.ndarray) -> int:
 
 @njit(cache=True, nogil=True)
 def lanczos_shift(source: np.ndarray, dx: float, dy: float, rows: np.ndarray, out: np.ndarray) -> None:
-    """Shift ``source`` by (dx, dy), each in (-1, 1), into ``out``; zero outside; all (h, w), ``rows`` is scratch."""
+    """Shift ``source`` by (dx, dy), each in (-1, 1), into ``out``; 0 outside; all (h, w)."""
     n = LANCZOS_ORDER
     height, width = source.shape
     taps = np.empty(2 * n)
@@ -122,17 +132,14 @@ def sinc_sums(
     ``rows`` and ``shifted`` are scratch (s, s).
     """
     height, width = image.shape
-    if (
-        math.floor(x - x_radius + 0.5) < 0
-        or math.floor(y - y_radius + 0.5) < 0
-        or math.ceil(x + x_radius - 0.5) >= width
-        or math.ceil(y + y_radius - 0.5) >= height
-    ):
-        return np.nan, np.nan, FLAG_TRUNCATED
     ix, iy = math.floor(x + 0.5), math.floor(y + 0.5)
-    lanczos_shift(coefficients, x - ix, y - iy, rows, shifted)
     size = coefficients.shape[0]
     first_x, first_y = ix - size // 2, iy - size // 2
+    fits = first_x >= 0 and first_y >= 0 and first_x + size <= width and first_y + size <= height
+    flags = 0 if fits else FLAG_COEFFICIENTS
+    if not box_fits(x, y, x_radius, y_radius, height, width):
+        return np.nan, np.nan, flags | FLAG_TRUNCATED
+    lanczos_shift(coefficients, x - ix, y - iy, rows, shifted)
     flux = 0.0
     noise = 0.0
     for j in range(max(0, -first_y), min(size, height - first_y)):
@@ -140,8 +147,7 @@ def sinc_sums(
             c = shifted[j, i]
             flux += c * image[first_y + j, first_x + i]
             noise += c * c * variance[first_y + j, first_x + i]
-    fits = first_x >= 0 and first_y >= 0 and first_x + size <= width and first_y + size <= height
-    return flux, noise, 0 if fits else FLAG_COEFFICIENTS
+    return flux, noise, flags
 
 
 @njit(cache=True, nogil=True)

@@ -129,8 +129,9 @@ def _iterate(
     tol2: float,
     weight: np.ndarray,
     sums: np.ndarray,
+    centre: np.ndarray,
 ) -> int:
-    """Iterate to the fixed point and return the flags; weight (xx, yy, xy) and sums hold the last state."""
+    """Iterate to the fixed point and return the flags; the last three arrays hold the last state."""
     flags = 0
     subpixels = False
     old_e1 = old_e2 = old_xx = 1e6
@@ -145,6 +146,7 @@ def _iterate(
         weighted_sums(image, x, y, box, w_xx, w_xy, w_yy, subpixels, sums)
         if not _sums_usable(sums):
             return flags | UNWEIGHTED
+        centre[0], centre[1] = x + sums[1] / sums[0], y + sums[2] / sums[0]
         if abs(sums[1] / sums[0]) > max_shift or abs(sums[2] / sums[0]) > max_shift:
             flags |= SHIFT
         o_xx, o_xy, o_yy = sums[3] / sums[0], sums[4] / sums[0], sums[5] / sums[0]
@@ -178,27 +180,27 @@ def measure_one(
 ) -> int:
     """Measure one object; fill ``result`` (x, y, xx, yy, xy, weighted sum) and return the flags.
 
-    x, y are array indices of the fixed centre; the returned position is relative to the same origin.
+    x, y are array indices of the fixed centre; the returned position is that of the last weighted sums.  Unweighted moments have no weighted sum.
     """
     weight = np.array([_START, _START, 0.0])
     sums = np.zeros(6)
     result[:] = np.nan
     if not (x >= -0.5 and y >= -0.5 and x < image.shape[1] - 0.5 and y < image.shape[0] - 0.5):
-        return UNWEIGHTED | UNWEIGHTED_BAD
-    flags = _iterate(image, x, y, max_iter, max_shift, tol1, tol2, weight, sums)
+        return UNWEIGHTED_BAD
+    flags = _iterate(image, x, y, max_iter, max_shift, tol1, tol2, weight, sums, result[:2])
+    result[5] = sums[0]
     if flags & UNWEIGHTED:
         box = weight_box(image.shape, x, y, weight[0], weight[1])
         weighted_sums(image, x, y, box, 0.0, 0.0, 0.0, False, sums)
         if _sums_usable(sums):
             weight[0], weight[1], weight[2] = sums[3] / sums[0], sums[5] / sums[0], sums[4] / sums[0]
         else:
-            flags |= UNWEIGHTED_BAD
+            flags = (flags & ~UNWEIGHTED) | UNWEIGHTED_BAD
             good = sums[0] > 0
             weight[0] = weight[1] = 1.0 / 12.0 if good else np.nan
             weight[2] = 0.0 if good else np.nan
-    if sums[0] > 0:
-        result[0], result[1] = x + sums[1] / sums[0], y + sums[2] / sums[0]
-    result[2], result[3], result[4], result[5] = weight[0], weight[1], weight[2], sums[0]
+        result[5] = np.nan
+    result[2], result[3], result[4] = weight[0], weight[1], weight[2]
     return flags
 
 

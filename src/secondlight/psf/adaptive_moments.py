@@ -26,9 +26,9 @@ class AdaptiveMoments(NamedTuple):
     xx, yy, xy
         Second moments of the matched weight, pixel^2 (n); NaN where not even unweighted moments exist.
     weighted_sum
-        Sum of weight times pixels; the flux of the matched Gaussian is twice this (n).
+        Sum of weight times pixels; the flux of the matched Gaussian is twice this (n); NaN if unweighted.
     flags
-        Bits `UNWEIGHTED_BAD`, `UNWEIGHTED`, `SHIFT`, `MAX_ITER` (n).
+        Bits `UNWEIGHTED` (unweighted moments), `UNWEIGHTED_BAD` (these failed too), `SHIFT`, `MAX_ITER` (n).
     """
 
     x: np.ndarray

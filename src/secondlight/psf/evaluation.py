@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper, PointSpreadFunction
 
-from .adaptive_moments import UNWEIGHTED, adaptive_moments
+from .adaptive_moments import UNWEIGHTED, UNWEIGHTED_BAD, adaptive_moments
 from .pixel_grid import PixelGridModel
 
 _LOG = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def stamp_shapes(stamps: np.ndarray) -> np.ndarray:
     """Return adaptive moments ``[xx, yy, xy]`` of kernel stamps (n, h, w) about their middle pixel (n, 3)."""
     moments = adaptive_moments(stamps, x=stamps.shape[2] // 2, y=stamps.shape[1] // 2)
     shapes = np.column_stack([moments.xx, moments.yy, moments.xy])
-    shapes[(moments.flags & UNWEIGHTED) != 0] = np.nan
+    shapes[(moments.flags & (UNWEIGHTED | UNWEIGHTED_BAD)) != 0] = np.nan
     return shapes
 
 

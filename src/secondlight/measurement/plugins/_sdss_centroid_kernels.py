@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("ALMOST_FLAT", "EDGE", "FLAT", "NEAR_EDGE", "NOT_AT_MAXIMUM", "centroid_loop")
+__all__ = ("EDGE", "FLAT", "NEAR_EDGE", "NOT_AT_MAXIMUM", "centroid_loop")
 
 import math
 
@@ -13,7 +13,6 @@ from ..pixels import SourcePixels, hide, show
 
 EDGE = 1
 FLAT = 2
-ALMOST_FLAT = 4
 NOT_AT_MAXIMUM = 8
 NEAR_EDGE = 16
 
@@ -34,7 +33,7 @@ def smoothed_block(
     binned: np.ndarray,
     block: np.ndarray,
 ) -> bool:
-    """Fill ``block`` (2, 3, 3) with image and variance, binned about (x, y) and correlated with the kernel.
+    """Fill ``block`` (2, 3, 3) with image and variance, binned and smoothed.
 
     Bin (0, 0) starts at the array pixel (x, y).  ``binned`` is scratch, at least (2, kh + 2, kw + 2).  Returns
     whether the pixels the reference algorithm looks at, two bins beyond the kernel, lie inside the image.
@@ -72,7 +71,7 @@ def smoothed_block(
 
 @njit(cache=True, nogil=True)
 def quartic_maximum(vm: float, v0: float, vp: float) -> tuple[float, bool]:
-    """Return the maximum of three samples, allowing for the quartic term of a Gaussian, and whether it is good."""
+    """Return where three samples peak, with a Gaussian's quartic term, and whether that is good."""
     sp, sm = v0 - vp, v0 - vm
     d2 = sp + sm
     if d2 <= 0.0 or v0 <= 0.0:
@@ -83,7 +82,7 @@ def quartic_maximum(vm: float, v0: float, vp: float) -> tuple[float, bool]:
 
 @njit(cache=True, nogil=True)
 def axis_error(s: float, d: float, peak: float, q: float, sky: float, source: float, quartic: float) -> float:
-    """Return the error of the centre on one axis from the noise of slope s and curvature d (smoothing q=sigma^2).
+    """Return the error of one coordinate from the noise of slope s and curvature d; q is sigma^2.
 
     ``sky`` is the variance of the background and ``source`` what the source adds to it at its centre.
     """
@@ -114,7 +113,7 @@ def block_centroid(block: np.ndarray, scale: float, sigma2: float, result: np.nd
         return NOT_AT_MAXIMUM
     dx0, dy0 = sx / d2x, sy / d2y
     if abs(dx0) > _MAX_OFFSET or abs(dy0) > _MAX_OFFSET:
-        return ALMOST_FLAT
+        return FLAT
     peak = f[1, 1] + 0.5 * (sx * dx0 + sy * dy0)
     m0x, ok0 = quartic_maximum(f[0, 0], f[0, 1], f[0, 2])
     m1x, ok1 = quartic_maximum(f[1, 0], f[1, 1], f[1, 2])
@@ -191,9 +190,9 @@ def _measure_one(
         narrow_y = result[5] * bin_y**2 < limit * bin_y**2 and yc * yc < limit * bin_y**2
         if flags & NEAR_EDGE:
             break
-        if narrow_x and narrow_y:
-            if step > 1 or peak_min < 0.0 or result[6] > peak_min:
-                break
+        high = step > 1 or peak_min < 0.0 or result[6] > peak_min
+        if narrow_x and narrow_y and high:
+            break
         if not narrow_x:
             bin_x *= 2
         if not narrow_y:

@@ -1,4 +1,4 @@
-"""Circular apertures: base_CircularApertureFlux and base_CompensatedTophatFlux (spec reprocess 17.5, 17.6)."""
+"""Circular apertures: base_CircularApertureFlux and base_CompensatedTophatFlux (spec 17.5, 17.6)."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class CompensatedTophatFluxPlugin(MeasurementPlugin):
 
 
 def _mask_bits(sources: MeasurementSources, size: int, inside: np.ndarray) -> np.ndarray:
-    """Return the OR of the mask bits in squares of half-size ``size`` about the sources inside, int32 (n)."""
+    """Return the OR of the mask bits in squares of half-size ``size`` about sources, int32 (n)."""
     mask = sources.exposure.mask.array
     x, y = sources.nearest_pixels
     x0, y0, _, _ = sources.box
@@ -166,7 +166,7 @@ def _mask_bits(sources: MeasurementSources, size: int, inside: np.ndarray) -> np
 def circle_sums(
     sources: MeasurementSources, radius: float, *, sinc: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return flux, its variance and flags (n) in circles about the centroids, each source on its own pixels."""
+    """Return flux, its variance and flags (n) in circles about the centroids."""
     if sinc is None:
         sinc = radius <= _DEFAULT_MAX_SINC_RADIUS
     coefficients = circle_coefficients(float(radius)).copy() if sinc else np.zeros((0, 0))

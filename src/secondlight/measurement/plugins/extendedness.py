@@ -21,7 +21,7 @@ class ClassificationSizeExtendednessConfig(MeasurementPluginConfig):
 
 @register("base_ClassificationSizeExtendedness")
 class ClassificationSizeExtendednessPlugin(MeasurementPlugin):
-    """Extendedness from the traces of the source's and the PSF's moments: near 0 for stars, 1 for galaxies."""
+    """Extendedness from the sizes of source and PSF: near 0 for stars, 1 for galaxies."""
 
     ConfigClass = ClassificationSizeExtendednessConfig
     config: ClassificationSizeExtendednessConfig

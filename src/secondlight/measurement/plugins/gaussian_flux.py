@@ -1,4 +1,4 @@
-"""base_GaussianFlux: flux under a Gaussian of the source's own moments (spec reprocess 17.3, finalize 9.4)."""
+"""base_GaussianFlux: flux under a Gaussian of the source's moments (spec reprocess 17.3, finalize 9.4)."""
 
 from __future__ import annotations
 
@@ -47,12 +47,13 @@ class GaussianFluxPlugin(MeasurementPlugin):
         x, y = sources.centroids
         flux, error = gaussian_flux_loop(sources.pixels, x, y, sources.shapes)
         failed = ~(np.isfinite(flux) & np.isfinite(error))
-        self.write(sources, instFlux=flux, instFluxErr=error, flag=self.general_flag(sources, failed))
+        # Flags of the slots alone are no failure here: the flux is that of the position and shape used.
+        self.write(sources, instFlux=flux, instFluxErr=error, flag=failed)
 
 
 @njit(cache=True, nogil=True)
 def _subpixel_weight(dx: float, dy: float, w_xx: float, w_xy: float, w_yy: float) -> float:
-    """Return the mean weight of the 4 x 4 sub-positions of a pixel; 0 if one of its corners is too far out."""
+    """Return the mean weight of the 4 x 4 sub-positions of a pixel; 0 if a corner is too far out."""
     total = 0.0
     worst = 0.0
     for j in range(4):
@@ -69,7 +70,7 @@ def _subpixel_weight(dx: float, dy: float, w_xx: float, w_xy: float, w_yy: float
 def gaussian_flux_loop(
     pixels: SourcePixels, x: np.ndarray, y: np.ndarray, shapes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return fluxes and errors (n) with weights of moments ``[xx, yy, xy]`` (n, 3) at parent positions x, y (n).
+    """Return fluxes and errors (n) for moments ``[xx, yy, xy]`` (n, 3) at parent positions x, y (n).
 
     A source with its centre outside the image, or without a usable shape, gives NaN.
     """

@@ -364,7 +364,7 @@ def psf_size(sources: MeasurementSources, row: int) -> float:
 def source_stamp(
     sources: MeasurementSources, row: int, bad_planes: list[str]
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Return pixels and weight (0 or 1) in the footprint's bounding box as the source sees them, and its origin.
+    """Return pixels and weight (0 or 1) in the footprint's bounding box as the source sees them, and x0, y0.
 
     Raises
     ------

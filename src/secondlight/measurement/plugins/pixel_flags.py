@@ -123,8 +123,8 @@ def _mask_loop(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mask bytes (n, n_bytes): OR over footprints, OR and AND over the 3 x 3 pixels about (x, y).
 
-    ``mask`` is uint8 (h, w, n_bytes) with first parent pixel (x0, y0).  Pixels outside it are left out; no pixel
-    at all gives 0.
+    ``mask`` is uint8 (h, w, n_bytes) with first parent pixel (x0, y0).  Pixels outside it are left out;
+    no pixel at all gives 0.
     """
     n = len(x)
     height, width, n_bytes = mask.shape

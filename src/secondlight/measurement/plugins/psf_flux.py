@@ -76,7 +76,7 @@ class PsfFluxPlugin(MeasurementPlugin):
 def psf_flux_loop(
     pixels: SourcePixels, stamps: np.ndarray, x0: np.ndarray, y0: np.ndarray, bad: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit stamps (n, h, w) with first parent pixels x0, y0 (n); ``bad`` is (h, w), or empty for no bad pixels.
+    """Fit stamps (n, h, w) with first parent pixels x0, y0 (n); ``bad`` is (h, w), or empty for none.
 
     Returns flux, error, area, chi2 (n, 4), numbers of pixels (n) and flags (n).
     """

@@ -1,4 +1,4 @@
-"""base_SdssCentroid: centre of the PSF-smoothed image by a quartic fit to its maximum (spec reprocess 17.1)."""
+"""base_SdssCentroid: maximum of the PSF-smoothed image (spec reprocess 17.1)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .centroid_checks import check_centroids
 _FLAGS = {
     "flag": "general failure",
     "flag_edge": "too close to the edge of the image",
-    "flag_noSecondDerivative": "the second derivative vanishes",
-    "flag_almostNoSecondDerivative": "the second derivative almost vanishes",
+    "flag_noSecondDerivative": "the second derivative vanishes or is too small for the slope",
+    "flag_almostNoSecondDerivative": "never set; see flag_noSecondDerivative",
     "flag_notAtMaximum": "the first peak is not at a maximum",
     "flag_near_edge": "so close to the edge that a small kernel was used",
     "flag_resetToPeak": "the centre was too far off and was put back on the first peak",
@@ -91,7 +91,6 @@ class SdssCentroidPlugin(MeasurementPlugin):
             flag=(bits != 0) | ~usable,
             flag_edge=bits & kernels.EDGE,
             flag_noSecondDerivative=bits & kernels.FLAT,
-            flag_almostNoSecondDerivative=bits & kernels.ALMOST_FLAT,
             flag_notAtMaximum=bits & kernels.NOT_AT_MAXIMUM,
             flag_near_edge=bits & kernels.NEAR_EDGE,
         )

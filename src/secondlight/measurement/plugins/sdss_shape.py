@@ -25,7 +25,7 @@ from ..sources import MeasurementSources
 
 _FLAGS = {
     "flag": "general failure",
-    "flag_unweightedBad": "weighted and unweighted moments are bad",
+    "flag_unweightedBad": "weighted and unweighted moments failed",
     "flag_unweighted": "weighted moments failed; these are unweighted",
     "flag_shift": "the centre moved more than maxShift",
     "flag_maxIter": "too many iterations",
@@ -89,8 +89,9 @@ class SdssShapePlugin(MeasurementPlugin):
             sources.pixels, x, y, c.background, c.maxIter, max_shift, c.tol1, c.tol2
         )
         xx, yy, xy, flux = moments[:, 2], moments[:, 3], moments[:, 4], 2.0 * moments[:, 5]
-        variance[(bits & UNWEIGHTED) != 0] = np.nan
+        variance[(bits & (UNWEIGHTED | UNWEIGHTED_BAD)) != 0] = np.nan
         errors, flux_cov = moment_errors(xx, yy, xy, flux, variance)
+        # A bad centroid alone is no failure here: the moments are those about the position used.
         failed = (bits & (UNWEIGHTED | UNWEIGHTED_BAD | SHIFT)) != 0
         self.write(
             sources,
@@ -107,7 +108,7 @@ class SdssShapePlugin(MeasurementPlugin):
             instFlux_xx_Cov=flux_cov[:, 0],
             instFlux_yy_Cov=flux_cov[:, 1],
             instFlux_xy_Cov=flux_cov[:, 2],
-            flag=self.general_flag(sources, failed),
+            flag=failed,
             flag_unweightedBad=bits & UNWEIGHTED_BAD,
             flag_unweighted=bits & UNWEIGHTED,
             flag_shift=bits & SHIFT,
@@ -149,7 +150,7 @@ def _shape_loop(
         hide(pixels, k)
         moments[k, 0] += pixels.x0
         moments[k, 1] += pixels.y0
-        if not flags[k] & 1:
+        if not flags[k] & UNWEIGHTED_BAD:
             variance[k] = pixels.variance[int(np.floor(j + 0.5)), int(np.floor(i + 0.5))]
     return moments, variance, flags
 
@@ -191,7 +192,7 @@ def moment_errors(
 
 
 def _inverse_or_nan(matrices: np.ndarray) -> np.ndarray:
-    """Return inverses (n, 4, 4); a singular matrix gives NaN.  Rows and columns are scaled to unit diagonal."""
+    """Return inverses (n, 4, 4), through matrices of unit diagonal; a singular matrix gives NaN."""
     scale = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
     outer = scale[:, :, None] * scale[:, None, :]
     scaled = matrices / outer

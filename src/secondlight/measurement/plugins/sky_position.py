@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import lsst.pex.config as pex_config
 import numpy as np
-from lsst.images import SkyProjection
+from lsst.images import DetectorFrame, SkyProjection
+from lsst.images.cameras import Detector
 
 from secondlight.catalog.schema import Schema
 
@@ -27,14 +28,14 @@ _ARCSEC = np.pi / 180.0 / 3600.0
 
 
 class LocalSky(NamedTuple):
-    """Sky at n pixel positions: ICRS ra and dec in radians (n), and d(east, north)/d(x, y) in rad/pixel (n, 2, 2)."""
+    """Sky at n positions: ICRS ra, dec in radians (n); d(east, north)/d(x, y) in rad/pixel (n, 2, 2)."""
 
     ra: np.ndarray
     dec: np.ndarray
     jacobian: np.ndarray
 
 
-def local_sky(projection: SkyProjection, *, x: np.ndarray, y: np.ndarray) -> LocalSky:
+def local_sky(projection: SkyProjection[DetectorFrame], *, x: np.ndarray, y: np.ndarray) -> LocalSky:
     """Return sky positions and the projection linearised there, on the tangent plane.
 
     Positions that are not finite give NaN.  The derivatives are central differences of unit vectors, which
@@ -54,7 +55,9 @@ def local_sky(projection: SkyProjection, *, x: np.ndarray, y: np.ndarray) -> Loc
     return LocalSky(ra, dec, jacobian)
 
 
-def _sky(projection: SkyProjection, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sky(
+    projection: SkyProjection[DetectorFrame], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     finite = np.isfinite(x) & np.isfinite(y)
     ra, dec = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
     if finite.any():
@@ -67,7 +70,7 @@ def _vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
-def _projection(sources: MeasurementSources) -> SkyProjection:
+def _projection(sources: MeasurementSources) -> SkyProjection[DetectorFrame]:
     projection = sources.exposure.sky_projection
     if projection is None:
         raise ValueError("The image has no sky projection.")
@@ -177,7 +180,7 @@ class FPPositionPlugin(MeasurementPlugin):
 
     def measure(self, sources: MeasurementSources) -> None:
         """Transform the centroid slot."""
-        detector = sources.exposure.detector
+        detector: Detector | None = sources.exposure.detector
         if detector is None:
             self.write(sources, missingDetector_flag=np.ones(len(sources), dtype=bool))
             return
