@@ -60,11 +60,10 @@ class PiffPsfDeterminerConfig(Config):
     outlierNSigma = Field[float](doc="Chi-squared significance beyond which a star is rejected.", default=4.0)
     outlierMaxRemove = RangeField(
         dtype=float,
-        doc="Largest fraction of the stars that one iteration rejects.",
+        doc="Largest fraction of the stars that one iteration rejects; less than 1.",
         default=0.05,
         min=0.0,
         max=1.0,
-        inclusiveMax=True,
     )
     maxSNR = RangeField(
         dtype=float, doc="Signal-to-noise ratio from which on stars weigh no more.", default=200.0, min=0.0

@@ -79,7 +79,8 @@ def star_weights(
     weight = good / np.where(count > 0, sky, 1.0)[:, None, None]
     signal = (weight * image**2).sum(axis=(1, 2))
     snr = np.where(signal >= count, signal - count, 0.0) / np.sqrt(np.where(signal > 0, signal, 1.0))
-    weight *= (max_snr / np.maximum(snr, max_snr))[:, None, None] ** 2
+    above = snr > max_snr
+    weight[above] *= (max_snr / snr[above])[:, None, None] ** 2
     return weight, count / image[0].size if len(image) else np.zeros(0)
 
 

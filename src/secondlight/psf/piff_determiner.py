@@ -247,7 +247,9 @@ class PiffPsfDeterminerTask(Task):
         psf = piff.PSF.process(copy.deepcopy(setup), logger=logger)
         try:
             psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
-        except (RuntimeError, ValueError, np.linalg.LinAlgError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             raise PiffFitError(str(error), len(stars), where) from error
         return psf
 

@@ -1,0 +1,466 @@
+"""The Piff determiner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lsst.images.fits
+import lsst.images.json
+import numpy as np
+import pytest
+from lsst.images import VisitImage
+from lsst.images.psfs import PiffWrapper
+from lsst.images.serialization import read_archive
+from lsst.pipe.base import AlgorithmError, TaskMetadata
+
+from secondlight.catalog.mask_planes import plane_name
+from secondlight.psf._piff_config import PiffPsfDeterminerConfig
+from secondlight.psf._piff_model import stars_needed
+from secondlight.psf._piff_stars import star_weights
+from secondlight.psf._piff_wcs import piff_coordinates, pixel_scale
+from secondlight.psf.candidates import PsfCandidates, PsfStamps, cut_stamps
+from secondlight.psf.evaluation import average_position, kernel_stamps, stellar_stamps
+from secondlight.psf.piff_determiner import PiffPsfDeterminerTask, PiffTooFewGoodStarsError
+
+from ..scenes import PIXEL_SCALE, make_visit_image
+
+X0, Y0 = 500, 300
+SIGMA = 1.5
+SIZE = 15
+NOISE = 10.0
+
+
+def grid(n: int, *, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Return n positions, far enough from each other for clean stamps."""
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(np.sqrt(n)))
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)[:n]
+    x, y = (cells * 40 + 20 + rng.uniform(-0.5, 0.5, cells.shape)).T
+    return X0 + x, Y0 + y
+
+
+def make_candidates(image: VisitImage, x: np.ndarray, y: np.ndarray, *, size: int = 21) -> PsfCandidates:
+    n = len(x)
+    return PsfCandidates(
+        rows=np.arange(n),
+        id=np.arange(100, 100 + n),
+        x=x,
+        y=y,
+        color_value=np.full(n, np.nan, dtype=np.float32),
+        color_type=np.full(n, "", dtype="U10"),
+        stamps=cut_stamps(image, x=x, y=y, size=size),
+    )
+
+
+def make_scene(
+    n: int, *, flux: float | np.ndarray = 3e4, **kwargs: object
+) -> tuple[VisitImage, PsfCandidates]:
+    x, y = grid(n)
+    side = 40 * int(np.ceil(np.sqrt(n)))
+    settings: dict[str, object] = {"sigma": SIGMA, "noise": NOISE, "seed": 2}
+    image = make_visit_image(
+        width=side, height=side, x0=X0, y0=Y0, x=x, y=y, flux=np.broadcast_to(flux, n), **(settings | kwargs)
+    )  # type: ignore[arg-type]
+    return image, make_candidates(image, x, y)
+
+
+def make_task(**settings: object) -> PiffPsfDeterminerTask:
+    config = PiffPsfDeterminerConfig()
+    config.update(
+        **({"stampSize": SIZE, "modelSize": SIZE, "spatialOrder": 0, "interpolant": "Lanczos(5)"} | settings)
+    )
+    config.validate()
+    return PiffPsfDeterminerTask(config=config)
+
+
+def residual_chi(image: VisitImage, psf: PiffWrapper, candidates: PsfCandidates) -> np.ndarray:
+    """Return the pixels of the stars less their fitted model, in units of the noise."""
+    model = stellar_stamps(psf, x=candidates.x, y=candidates.y)
+    data = cut_stamps(image, x=candidates.x, y=candidates.y, size=model.images.shape[-1]).image
+    flux = (data * model.images).sum(axis=(1, 2)) / (model.images**2).sum(axis=(1, 2))
+    return np.asarray((data - flux[:, None, None] * model.images) / NOISE)
+
+
+# The fit ----------------------------------------------------------------------------------------------------
+
+
+def test_fit_describes_the_stars() -> None:
+    image, candidates = make_scene(12)
+    metadata = TaskMetadata()
+    result = make_task(spatialOrder=1).determine_psf(image, candidates, metadata)
+    assert isinstance(result.psf, PiffWrapper)
+    assert result.chromatic_psf is None
+    assert np.abs(residual_chi(image, result.psf, candidates)).max() < 6.4
+    assert metadata["numAvailStars"] == 12
+    assert metadata["numGoodStars"] == np.count_nonzero(result.used) <= 12
+    assert metadata["spatialFitChi2"] > 0
+    mean = candidates.x[result.used].mean(), candidates.y[result.used].mean()
+    assert (metadata["avgX"], metadata["avgY"]) == pytest.approx(mean)
+    assert average_position(result.psf) == pytest.approx(mean)
+    (stamp,) = kernel_stamps(result.psf, x=X0 + 30.0, y=Y0 + 30.0)
+    assert stamp.shape == (SIZE, SIZE)
+    assert stamp.sum() == pytest.approx(1.0)
+    box = result.psf.kernel_bbox
+    assert (box.x.min, box.x.max, box.y.min, box.y.max) == (-7, 7, -7, 7)
+    truth = kernel_stamps(image.psf, x=X0, y=Y0)[0]
+    middle = truth.shape[0] // 2
+    part = truth[middle - 7 : middle + 8, middle - 7 : middle + 8]
+    np.testing.assert_allclose(stamp, part / part.sum(), atol=2e-3)
+
+
+def test_no_jump_at_half_pixels() -> None:
+    image, candidates = make_scene(4)
+    psf = make_task().determine_psf(image, candidates).psf
+    at_half = stellar_stamps(psf, x=X0 + 30.5, y=Y0 + 40.0)
+    near = stellar_stamps(psf, x=X0 + 30.5 + 1e-9, y=Y0 + 40.0)
+    assert at_half.x0[0] == near.x0[0] == X0 + 31 - 7
+    np.testing.assert_allclose(at_half.images, near.images, atol=1e-7)
+
+
+def test_outlier_is_not_used() -> None:
+    image, _ = make_scene(16)
+    x, y = grid(16)
+    ix, iy = np.floor(x[3] + 0.5).astype(int) - X0, np.floor(y[3] + 0.5).astype(int) - Y0
+    image.image.array[iy - 4 : iy + 5, ix + 2] += 1500.0
+    candidates = make_candidates(image, x, y)
+    result = make_task().determine_psf(image, candidates)
+    assert not result.used[3]
+    assert np.count_nonzero(result.used) >= 13
+    assert sum(star.is_flagged for star in result.psf.piff_psf.stars) == np.count_nonzero(~result.used)
+
+
+def test_stars_are_remembered_by_position_only() -> None:
+    image, candidates = make_scene(4)
+    plain = make_task().determine_psf(image, candidates).psf.piff_psf.stars
+    assert not hasattr(plain[0], "data")
+    np.testing.assert_array_equal([star.image_pos.x for star in plain], candidates.x)
+    debug = make_task(debugStarData=True).determine_psf(image, candidates).psf.piff_psf.stars
+    assert debug[0].data.image.array.shape == (SIZE, SIZE)
+
+
+def test_repeatable() -> None:
+    image, candidates = make_scene(6)
+    first, second = (make_task().determine_psf(image, candidates).psf.piff_psf.interp.q for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("solver", ["cpp", "qr"])
+def test_solvers_agree(solver: str) -> None:
+    image, candidates = make_scene(6)
+    reference = make_task().determine_psf(image, candidates).psf
+    other = make_task(piffBasisPolynomialSolver=solver).determine_psf(image, candidates).psf
+    np.testing.assert_allclose(
+        kernel_stamps(other, x=X0 + 9.0, y=Y0 + 9.0),
+        kernel_stamps(reference, x=X0 + 9.0, y=Y0 + 9.0),
+        atol=1e-7,
+    )
+
+
+def test_missing_solver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="jax"):
+        make_task(piffBasisPolynomialSolver="jax")
+
+
+@pytest.mark.parametrize("kind", ["json", "fits"])
+def test_storage_round_trip(kind: str, tmp_path: Path) -> None:
+    image, candidates = make_scene(9)
+    psf = make_task(spatialOrder=1).determine_psf(image, candidates).psf
+    path = str(tmp_path / f"psf.{kind}")
+    writer = lsst.images.json if kind == "json" else lsst.images.fits
+    writer.write(psf, path)
+    again = read_archive(path, PiffWrapper)
+    for x, y in [(0.0, 0.0), (10.0, 100.0), (-200.0, 30.0)]:
+        expected = psf.compute_kernel_image(x=x, y=y)
+        found = again.compute_kernel_image(x=x, y=y)
+        assert found.bbox == expected.bbox
+        np.testing.assert_array_equal(found.array, expected.array)
+    assert average_position(again) == average_position(psf)
+
+
+# Coordinates ------------------------------------------------------------------------------------------------
+
+
+def test_pixel_scale() -> None:
+    image = make_visit_image(x0=X0, y0=Y0)
+    assert pixel_scale(image) == pytest.approx(PIXEL_SCALE, rel=1e-6)
+    coordinates = piff_coordinates(image, "pixel")
+    assert coordinates.wcs.scale == coordinates.scale == pytest.approx(PIXEL_SCALE, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.263, 0.396, 0.11, 1.0 / 3.0])
+def test_model_fits_its_stamp_at_any_pixel_scale(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piff compares size * scale / scale with the size of the stamp; rounding must not exclude every star."""
+    image = make_visit_image()
+    monkeypatch.setattr("secondlight.psf._piff_wcs.pixel_scale", lambda _: scale)
+    short = piff_coordinates(image, "pixel").scale
+    assert short == pytest.approx(scale, rel=2e-7)
+    assert all(n * short / short == n for n in range(1, 100))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("field", 15), ("sky", 23)])
+def test_other_coordinates_give_the_same_psf(kind: str, size: int) -> None:
+    image, candidates = make_scene(5)
+    if size > candidates.size:
+        candidates = candidates.with_size(image, size)
+    pixel = make_task(stampSize=size).determine_psf(image, candidates).psf
+    other = make_task(stampSize=size, useCoordinates=kind).determine_psf(image, candidates).psf
+    assert other.piff_psf.interp_property_names == ["u", "v"]
+    np.testing.assert_allclose(
+        kernel_stamps(other, x=X0 + 30.0, y=Y0 + 30.0),
+        kernel_stamps(pixel, x=X0 + 30.0, y=Y0 + 30.0),
+        atol=1e-3 * kernel_stamps(pixel, x=X0, y=Y0).max(),
+    )
+
+
+# Weights ----------------------------------------------------------------------------------------------------
+
+
+def make_stamps(image: np.ndarray, variance: np.ndarray) -> PsfStamps:
+    scene = make_visit_image()
+    n, size, _ = image.shape
+    mask = np.zeros((n, size, size, scene.mask.array.shape[-1]), dtype=np.uint8)
+    zero = np.zeros(n, dtype=np.int64)
+    return PsfStamps(zero, zero, np.float32(image), np.float32(variance), mask, scene.mask.schema)
+
+
+def gaussian(flux: float, size: int = 25) -> np.ndarray:
+    offset = np.arange(size) - size // 2
+    profile = np.exp(-0.5 * (offset / 2.0) ** 2)
+    stamp = np.outer(profile, profile)
+    return flux * stamp / stamp.sum()
+
+
+def weights_of(image: np.ndarray, variance: np.ndarray, **kwargs: object) -> tuple[np.ndarray, np.ndarray]:
+    settings: dict[str, object] = {"zero_weight_planes": ["BAD", "INTRP"], "max_snr": np.inf}
+    return star_weights(make_stamps(image[None], variance[None]), **(settings | kwargs))  # type: ignore[arg-type]
+
+
+def test_weight_is_that_of_the_sky() -> None:
+    """Photon noise of the star, variance = v + I / gain, must not enter."""
+    image = gaussian(2e4)
+    weight, fraction = weights_of(image, 64.0 + image / 1.7)
+    np.testing.assert_allclose(weight, 1 / 64.0, rtol=1e-4)
+    assert fraction == [1.0]
+    weight, _ = weights_of(image, np.full_like(image, 50.0))
+    np.testing.assert_allclose(weight, 1 / 50.0, rtol=1e-6)
+
+
+def test_signal_to_noise_cap() -> None:
+    image = gaussian(1e6)
+    variance = np.full_like(image, 100.0)
+    plain, _ = weights_of(image, variance)
+    signal = (plain * np.float32(image) ** 2).sum()
+    snr = (signal - image.size) / np.sqrt(signal)
+    capped, _ = weights_of(image, variance, max_snr=200.0)
+    np.testing.assert_allclose(np.sqrt(capped / plain) * snr, 200.0, rtol=1e-6)
+    faint = gaussian(1000.0)
+    np.testing.assert_array_equal(
+        weights_of(faint, variance, max_snr=200.0)[0], weights_of(faint, variance)[0]
+    )
+
+
+def test_bad_pixels_have_no_weight() -> None:
+    image, variance = gaussian(1e4), np.full((25, 25), 9.0)
+    image[0, 0] = np.nan
+    variance[0, 1] = 0.0
+    variance[0, 2] = np.inf
+    stamps = make_stamps(image[None], variance[None])
+    stamps.mask[0, 0, 3] |= stamps.mask_schema.bitmask(plane_name("INTRP"))
+    stamps.mask[0, 0, 4] |= stamps.mask_schema.bitmask(plane_name("DETECTED"))
+    weight, fraction = star_weights(stamps, zero_weight_planes=["BAD", "INTRP", "NOPLANE"], max_snr=200.0)
+    np.testing.assert_array_equal(weight[0] == 0, np.arange(625).reshape(25, 25) < 4)
+    assert fraction[0] == 621 / 625
+    assert np.isfinite(weight).all()
+
+
+def test_negative_intercept_is_guarded() -> None:
+    """A line fitted to a variance that does not follow the image can cross zero; weights stay positive."""
+    image = 100.0 + gaussian(1e4)
+    weight, _ = weights_of(image, image - 99.0)
+    np.testing.assert_allclose(weight, 1 / np.median(np.float32(image - 99.0)), rtol=1e-6)
+    empty, fraction = weights_of(np.full((25, 25), np.nan), image)
+    assert not empty.any()
+    assert fraction == [0.0]
+
+
+def test_mostly_masked_stars_are_not_fitted() -> None:
+    image, _ = make_scene(5)
+    x, y = grid(5)
+    bad = np.zeros(image.image.array.shape, dtype=bool)
+    bad[: int(y[1] - Y0) + 20, int(x[1] - X0) - 9 : int(x[1] - X0) + 9] = True
+    image.mask.set(plane_name("SAT"), bad)
+    result = make_task().determine_psf(image, make_candidates(image, x, y))
+    assert not result.used[1]
+    assert len(result.psf.piff_psf.stars) == 4
+
+
+# Numbers of stars -------------------------------------------------------------------------------------------
+
+
+def test_downsampling_is_repeatable() -> None:
+    image, candidates = make_scene(16)
+    metadata: dict[str, object] = {}
+    result = make_task(maxCandidates=6).determine_psf(image, candidates, metadata)
+    assert metadata["numAvailStars"] == 6
+    chosen = np.sort(np.random.RandomState(98765).choice(16, size=6, replace=False))
+    np.testing.assert_array_equal([s.image_pos.x for s in result.psf.piff_psf.stars], candidates.x[chosen])
+    assert set(np.flatnonzero(result.used)) <= set(chosen)
+
+
+def test_number_of_stars_needed() -> None:
+    def needed(order: object, **more: object) -> int:
+        return stars_needed({"interp": {"type": "BasisPolynomial", "order": order, **more}})
+
+    assert needed([2, 2]) == 6
+    assert needed([2, 2, 1]) == 7
+    assert needed([0, 0]) == 1
+    assert needed(2) == 6
+    assert needed(2, keys=["u", "v", "colorValue"]) == 8
+    assert stars_needed({"interp": {"type": "Mean"}}) == 1
+
+
+def test_too_few_stars() -> None:
+    image, candidates = make_scene(5)
+    with pytest.raises(PiffTooFewGoodStarsError, match=r"visit 100 detector 4.*6 needed, 5 usable") as info:
+        make_task(spatialOrder=2).determine_psf(image, candidates)
+    assert isinstance(info.value, AlgorithmError)
+    assert info.value.metadata == {"numAvailStars": 5, "numGoodStars": 5, "minNumStars": 6}
+    with pytest.raises(AlgorithmError):
+        make_task(spatialOrder=42).determine_psf(image, candidates)
+    assert make_task(spatialOrder=1).determine_psf(image, candidates).used.all()
+
+
+def test_no_stars_at_all() -> None:
+    image, candidates = make_scene(4)
+    none = candidates[np.zeros(4, dtype=bool)]
+    with pytest.raises(PiffTooFewGoodStarsError):
+        make_task(zerothOrderInterpNotEnoughStars=True).determine_psf(image, none)
+
+
+def test_constant_psf_for_too_few_stars() -> None:
+    image, candidates = make_scene(5)
+    result = make_task(spatialOrder=2, zerothOrderInterpNotEnoughStars=True).determine_psf(image, candidates)
+    assert list(result.psf.piff_psf.interp.kwargs["order"]) == [0, 0]
+    assert result.psf.piff_psf.max_iter == 1
+    assert result.used.sum() == 5
+
+
+def test_constant_psf_after_rejection() -> None:
+    """When the fit rejects stars until too few are left, a constant PSF is fitted to all of them."""
+    image, _ = make_scene(6)
+    # Variances far too small, and a limit so strict that the second and last iteration rejects 4 of 6 stars.
+    image.variance.array[...] /= 100.0
+    candidates = make_candidates(image, *grid(6))
+    settings = {
+        "spatialOrder": 1, "outlierMaxRemove": 0.6, "outlierNSigma": 0.1, "piffMaxIter": 2, "maxSNR": 1e9,
+    }  # fmt: skip
+    with pytest.raises(PiffTooFewGoodStarsError, match="kept by the fit"):
+        make_task(**settings).determine_psf(image, candidates)
+    result = make_task(**settings, zerothOrderInterpNotEnoughStars=True).determine_psf(image, candidates)
+    assert list(result.psf.piff_psf.interp.kwargs["order"]) == [0, 0]
+    assert len(result.psf.piff_psf.stars) == 6
+    assert result.used.any()
+
+
+# Colour -----------------------------------------------------------------------------------------------------
+
+
+def with_colors(candidates: PsfCandidates, values: object, kinds: object) -> PsfCandidates:
+    candidates.color_value[:] = values
+    candidates.color_type[:] = kinds
+    return candidates
+
+
+def test_order_of_the_band() -> None:
+    image, candidates = make_scene(4)
+    task = make_task(spatialOrder=5, spatialOrderPerBand={"r": 1})
+    assert list(task.determine_psf(image, candidates).psf.piff_psf.interp.kwargs["order"]) == [1, 1]
+
+
+def test_color_dependence() -> None:
+    """The stored PSF is the chromatic one at the mean colour of the stars."""
+    image, candidates = make_scene(9)
+    candidates = with_colors(candidates, [0.1, 0.5, 0.9, 1.2, 0.3, 0.7, 1.0, 0.4, np.nan], ["g-i"] * 8 + [""])
+    result = make_task(useColor=True, color={"r": "g-i"}).determine_psf(image, candidates)
+    chromatic = result.chromatic_psf
+    assert list(chromatic.interp_property_names) == ["x", "y", "colorValue"]
+    assert list(result.psf.piff_psf.interp_property_names) == ["x", "y"]
+    mean = float(np.mean(np.float32([0.1, 0.5, 0.9, 1.2, 0.3, 0.7, 1.0, 0.4]), dtype=np.float64))
+    expected = chromatic.draw(X0 + 30.0, Y0 + 50.0, colorValue=mean, center=True, stamp_size=SIZE).array
+    found = result.psf.compute_kernel_image(x=X0 + 30.0, y=Y0 + 50.0).array
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=1e-9)
+    other = chromatic.draw(X0 + 30.0, Y0 + 50.0, colorValue=1.2, center=True, stamp_size=SIZE).array
+    assert np.abs(other / other.sum() - found).max() > 1e-6
+
+
+def test_stars_without_colors_give_a_plain_psf() -> None:
+    image, candidates = make_scene(4)
+    result = make_task(useColor=True, color={"r": "g-i"}).determine_psf(image, candidates)
+    assert result.chromatic_psf is None
+    assert result.used.all()
+
+
+def test_mixed_colors() -> None:
+    image, candidates = make_scene(4)
+    candidates = with_colors(candidates, 0.5, ["g-i", "g-i", "r-z", "g-i"])
+    with pytest.raises(ValueError, match="g-i, r-z"):
+        make_task(useColor=True).determine_psf(image, candidates)
+
+
+# Configuration ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stampSize": 26},
+        {"stampSize": 25, "modelSize": 26},
+        {"stampSize": 15, "modelSize": 15, "useCoordinates": "sky"},
+        {"stampSize": 25, "modelSize": 25, "samplingSize": 0.5},
+        {"interpolant": "Lanczos"},
+        {"interpolant": "lanczos(3)"},
+        {"interpolant": "galsim.Cubic()"},
+        {"interpolant": "Cubic"},
+        {"piffPsfConfigYaml": "[1, 2]"},
+        {"piffPsfConfigYaml": "a: [1"},
+    ],
+)
+def test_invalid_configuration(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"stampSize|interpolant|piffPsfConfigYaml"):
+        make_task(**({"stampSize": 25, "modelSize": 25} | settings))
+
+
+@pytest.mark.parametrize(
+    "interpolant", ["Lanczos(7)", "galsim.Lanczos(3)", "galsim.Quintic", "galsim.Linear"]
+)
+def test_valid_interpolants(interpolant: str) -> None:
+    make_task(interpolant=interpolant)
+
+
+def test_defaults() -> None:
+    config = PiffPsfDeterminerConfig()
+    config.validate()
+    assert (config.stampSize, config.modelSize, config.spatialOrder, config.maxCandidates) == (25, 25, 2, 300)
+
+
+def test_stamps_follow_the_candidates() -> None:
+    image, candidates = make_scene(4)
+    assert make_task(stampSize=None).determine_psf(image, candidates).psf.kernel_bbox.x.size == 21
+    assert make_task(stampSize=31).determine_psf(image, candidates).psf.kernel_bbox.x.size == 21
+
+
+def test_configuration_in_yaml() -> None:
+    image, candidates = make_scene(6)
+    text = """
+        type: Simple
+        model: {type: PixelGrid, scale: 0.2, size: 11, interp: Lanczos(3)}
+        interp: {type: BasisPolynomial, order: [1, 1], keys: [x, y]}
+        max_iter: 3
+    """
+    psf = make_task(piffPsfConfigYaml=text).determine_psf(image, candidates).psf.piff_psf
+    assert psf.model.size == 11
+    assert list(psf.interp.kwargs["order"]) == [1, 1]
+    too_few = candidates[:2]
+    with pytest.raises(PiffTooFewGoodStarsError):
+        make_task(piffPsfConfigYaml=text).determine_psf(image, too_few)
