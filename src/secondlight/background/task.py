@@ -134,8 +134,9 @@ class SubtractBackgroundTask(Task):
             model = make_background(self.fit(exposure))
             pixels = render_background(model, exposure.bbox)
             exposure.image.array[...] -= pixels
-        exposure.metadata["BGMEAN"] = float(pixels.mean(dtype=np.float64))
-        exposure.metadata["BGVAR"] = float(pixels.var(dtype=np.float64))
+        mean = float(pixels.mean(dtype=np.float64))
+        exposure.metadata["BGMEAN"] = mean
+        exposure.metadata["BGVAR"] = float(np.square(pixels - np.float32(mean)).mean(dtype=np.float64))
         return Struct(background=model if background is None else combine_backgrounds(background, model))
 
     def fit(self, exposure: VisitImage) -> PixelField:
