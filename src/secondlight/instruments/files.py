@@ -54,8 +54,10 @@ def read_fits(path: str | Path, *, only: Iterable[int] | None = None) -> astropy
         with warnings.catch_warnings():
             # A file shorter than its headers say is only a warning to astropy.
             warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
-            with astropy.io.fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
-                for index in range(len(hdus)) if only is None else only:
+            # Opened here, so that the file is closed whatever astropy finds wrong with it.
+            with Path(path).open("rb") as stream, astropy.io.fits.open(stream, memmap=False) as hdus:
+                n_hdus = len(hdus)
+                for index in range(n_hdus) if only is None else only:
                     hdus[index].data  # noqa: B018  reads the pixels
                 return hdus
     except _DEFECTS as error:
