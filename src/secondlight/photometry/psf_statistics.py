@@ -17,7 +17,7 @@ from lsst.images import Box, Mask
 from lsst.images.psfs import PointSpreadFunction
 from scipy.spatial import cKDTree
 
-from ..catalog.mask_planes import mask_of
+from ..catalog.mask_planes import plane_name
 from ..psf.evaluation import kernel_stamps, stamp_shapes, trace_radius
 from .apertures import psf_aperture_flux
 from .measure_ap_corr import robust_sigma
@@ -95,7 +95,9 @@ def good_samples(
     if mask is None:
         good = np.ones((len(range(0, bbox.y.size, step)), len(range(0, bbox.x.size, step))), dtype=bool)
     else:
-        good = ~mask_of(mask, bad_planes, missing_ok=True)[::step, ::step]
+        present = [name for name in map(plane_name, bad_planes) if name in mask.schema.names]
+        # Sample first: looking at every pixel of a large mask takes longer than everything else here.
+        good = ~np.any(mask.array[::step, ::step] & mask.schema.bitmask(*present), axis=-1)
     rows, columns = np.nonzero(good)
     return columns * float(step) + bbox.x.start, rows * float(step) + bbox.y.start
 
