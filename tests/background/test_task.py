@@ -110,6 +110,17 @@ def test_too_few_cells() -> None:
     assert (model.x_order, model.y_order) == (0, 0)
 
 
+@pytest.mark.parametrize("use_approx", [True, False])
+def test_mostly_masked_image_gets_a_simple_model(use_approx: bool) -> None:
+    image = make_visit_image(width=320, height=320, background=50.0, noise=1.0)
+    marked = np.ones((320, 320), dtype=bool)
+    marked[:80, :80] = marked[-40:, -40:] = False
+    image.mask.set(plane_name("NO_DATA"), marked)
+    task = _task(binSize=40, useApprox=use_approx)
+    model = render_background(task.run(image).background, image.bbox)
+    np.testing.assert_allclose(model, 50.0, atol=1.0)
+
+
 def test_none_estimates_nothing() -> None:
     image = make_visit_image(width=60, height=50, background=10.0)
     before = image.image.array.copy()

@@ -105,14 +105,14 @@ def fit_chebyshev(
     grid
         Cells, at least one of them finite.
     x_order, y_order
-        Orders, reduced to the number of cells less one.
+        Orders, reduced to what the finite cells can determine.
     weighting
         Whether the squared residual of a cell counts by its inverse error (not squared: reproduces the
         reference's images); where no error is positive all cells count the same.
     unit
         Unit of the values.
     """
-    ny, nx = grid.values.shape
+    x_order, y_order = _supported_orders(np.isfinite(grid.values), x_order, y_order)
     weight = None
     if weighting:
         usable = np.isfinite(grid.squared_errors) & (grid.squared_errors > 0)
@@ -124,8 +124,23 @@ def fit_chebyshev(
         grid.values,
         y=grid.y,
         x=grid.x,
-        x_order=min(x_order, nx - 1),
-        y_order=min(y_order, ny - 1),
+        x_order=x_order,
+        y_order=y_order,
         weight=weight,
         unit=unit,
     )
+
+
+def _supported_orders(finite: np.ndarray, x_order: int, y_order: int) -> tuple[int, int]:
+    """Return orders that the columns, the rows and the number of finite cells can determine."""
+    x_order = min(x_order, int(finite.any(axis=0).sum()) - 1)
+    y_order = min(y_order, int(finite.any(axis=1).sum()) - 1)
+    while _n_terms(x_order, y_order) > finite.sum():
+        x_order, y_order = max(x_order - 1, 0), max(y_order - 1, 0)
+    return x_order, y_order
+
+
+def _n_terms(x_order: int, y_order: int) -> int:
+    """Return the number of terms T_p(y) T_q(x) with p + q not above the larger order."""
+    q, p = np.meshgrid(np.arange(x_order + 1), np.arange(y_order + 1))
+    return int((p + q <= max(x_order, y_order)).sum())
