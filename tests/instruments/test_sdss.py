@@ -147,9 +147,9 @@ def test_masks_and_metadata(sdss_repository):
     assert mask_of(image.mask, ["EDGE"])[:, :5].all()
     assert not mask_of(image.mask, ["EDGE"])[200:1200, 200:1800].any()
     saturated = mask_of(image.mask, ["SAT"])
-    # SDSS interpolated over saturated pixels, so the brightest pixel left is next to one.
-    j, i = np.unravel_index(image.image.array.argmax(), saturated.shape)
-    assert saturated[j - 3 : j + 4, i - 3 : i + 4].any()
+    # SDSS interpolated over saturated pixels, but they still lie in the brightest stars.
+    assert image.image.array[saturated].max() > 20000
+    assert mask_of(image.mask, ["INTRP"])[saturated].mean() > 0.9
     assert image.metadata["PSF_SOURCE"].startswith("Gaussian guess")
     assert image.obs_info.exposure_time.to_value("s") == pytest.approx(53.907456)
     assert image.obs_info.datetime_begin.tai.isot.startswith("2003-10-19T04:43:34.68")

@@ -63,7 +63,7 @@ def test_shift_agrees_with_the_profile_itself():
     psf = make_psf()
     image = psf.compute_stellar_image(x=1000.25, y=1000.0)
     expected = gaussian(1.6, 31, dx=0.25)[3:-3, 3:-3]
-    np.testing.assert_allclose(image.array, expected / expected.sum(), atol=1e-4 * image.array.max())
+    np.testing.assert_allclose(image.array, expected / expected.sum(), atol=3e-4 * image.array.max())
 
 
 def test_sampling_scales_the_width():

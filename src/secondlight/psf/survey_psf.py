@@ -59,9 +59,9 @@ class SurveyPsf(PointSpreadFunction):
     sampling
         Pixels per sample of the basis images.
     interpolation
-        ``"spline"`` is a spline of fifth degree; it moves a star without a centroid bias. ``"lanczos"`` is the
-        Lanczos kernel of order 3 that PSFEx models are meant to be drawn with; its centroids err by up to 0.02
-        samples.
+        ``"spline"`` is a spline of fifth degree; it moves a star without a centroid bias. ``"lanczos"`` is
+        the Lanczos kernel of order 3 that PSFEx models are meant to be drawn with; its centroids err by up to
+        0.02 samples.
     stamp_size
         Side of the drawn stamps, odd, pixels.
     """
@@ -274,7 +274,7 @@ def _lanczos_weights(positions: np.ndarray, n: int) -> np.ndarray:
 
 def _spline_weights(positions: np.ndarray, n: int) -> np.ndarray:
     """Return weights (len(positions), n) of spline interpolation; zero beyond the samples."""
-    return np.nan_to_num(_unit_splines(n)(positions, extrapolate=False))
+    return np.asarray(np.nan_to_num(_unit_splines(n)(positions, extrapolate=False)))
 
 
 @cache
