@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("ReprocessVisitImageConfig", "ReprocessVisitImageConnections")
+__all__ = ("EXTRA_PLUGINS", "POST_PLUGINS", "ReprocessVisitImageConfig", "ReprocessVisitImageConnections")
 
 from typing import Any
 

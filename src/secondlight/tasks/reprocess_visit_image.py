@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("ReprocessVisitImageConfig", "ReprocessVisitImageConnections", "ReprocessVisitImageTask")
+__all__ = (
+    "EXTRA_PLUGINS",
+    "POST_PLUGINS",
+    "ReprocessVisitImageConfig",
+    "ReprocessVisitImageConnections",
+    "ReprocessVisitImageTask",
+)
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -46,7 +52,12 @@ from ..photometry.summary_stats import ComputeExposureSummaryStatsTask
 from ..repair.snap_combine import SnapCombineTask
 from ..repair.task import RepairTask
 from ..sky.matching import match_nearest
-from ._reprocess_config import ReprocessVisitImageConfig, ReprocessVisitImageConnections
+from ._reprocess_config import (
+    EXTRA_PLUGINS,
+    POST_PLUGINS,
+    ReprocessVisitImageConfig,
+    ReprocessVisitImageConnections,
+)
 
 _PSF_FLAGS = {
     "calib_psf_candidate": "candidate for the PSF fit",
