@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from lsst.daf.butler import Butler
 from lsst.pipe.base import Instrument
 
 from secondlight.catalog.ids import DetectorVisitIdGeneratorConfig
+from secondlight.instruments.decam import DecamCp
 from secondlight.instruments.files import InputFileError
 from secondlight.instruments.ingest import AlreadyIngestedError, ingest
 from secondlight.instruments.repository import make_repository
@@ -131,6 +133,26 @@ def test_truncated_sdss_file(butler, folder, data_dir, name):
         (folder / source.name).write_bytes(data[: len(data) // 2] if source.name == name else data)
     with pytest.raises(InputFileError, match=rf"{name}: .*truncated"):
         ingest(butler, SdssImager(), [folder])
+    assert contents(butler) == (0, 0, 0, 0)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("absent", ["fpM", "psField", "tsField"])
+def test_sdss_companion_is_missing(butler, folder, data_dir, absent):
+    for kind in {"fpC-*-r4", "fpM-*-r4", "psField", "tsField"} - {absent, f"{absent}-*-r4"}:
+        source = next((data_dir / "sdss_stripe82" / "4192").rglob(f"{kind}-*"))
+        shutil.copy(source, folder)
+    with pytest.raises(InputFileError, match=rf"fpC-004192-r4-0300.fit.gz: there is no {absent}-004192-"):
+        ingest(butler, SdssImager(), [folder])
+    assert contents(butler) == (0, 0, 0, 0)
+
+
+@pytest.mark.realdata
+def test_decam_weight_map_is_missing(butler, folder, data_dir):
+    for path in (data_dir / "decam_cp" / "testcase8" / "images").rglob("*_oo[id]_*"):
+        shutil.copy(path, folder)
+    with pytest.raises(InputFileError, match=r"_ooi_r_ls9.N6.fits: its weight map c4d_.*_oow_r_ls9.N6.fits"):
+        ingest(butler, DecamCp(), [folder])
     assert contents(butler) == (0, 0, 0, 0)
 
 

@@ -98,7 +98,7 @@ class SdssImager(SurveyInstrument):
     def read(self, file: InputFile, paths: Sequence[Path]) -> DetectorObservation:
         """Read a frame, its mask (fpM), PSF and noise (psField) and zero point (tsField)."""
         run, field, band = self.unpack_visit(file.visit)
-        folders = _companion_folders(file.path, paths)
+        folders = _companion_folders(file, paths)
         index = FILTERS.index(band)
 
         def companion(name: str) -> astropy.io.fits.HDUList:
@@ -198,11 +198,13 @@ def _touches_edge(objects: astropy.io.fits.FITS_rec, bbox: Box) -> np.ndarray:
     )
 
 
-def _companion_folders(frame: Path, paths: Sequence[Path]) -> list[Path]:
-    """Return folders to search: the frame's, its rerun's (three levels up in SDSS trees), the given ones."""
+def _companion_folders(file: InputFile, paths: Sequence[Path]) -> list[Path]:
+    """Return folders to search: the frame's own, its neighbours in an SDSS tree, the given ones."""
     given = [Path(p) for p in paths if Path(p).is_dir()]
-    rerun = frame.resolve().parents[2]
-    return [frame.parent, *([rerun] if rerun.name.isdigit() else []), *given]
+    # RERUN/corr/CAMCOL/fpC..., RERUN/objcs/CAMCOL/fpM..., RERUN/calibChunks/CAMCOL/tsField...
+    rerun = file.path.parent.parent.parent
+    neighbours = [rerun / name / str(file.detector) for name in ("objcs", "calibChunks")]
+    return [file.path.parent, *neighbours, *given]
 
 
 def _check_header(header: astropy.io.fits.Header, file: InputFile, *, run: int, band: str) -> None:
