@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import astropy.io.fits
 import astropy.units as u
 import numpy as np
 import pytest
+import yaml
 
 from secondlight.catalog.mask_planes import mask_of
+from secondlight.instruments.camera_description import CameraDescription
 from secondlight.instruments.choice import choose_instrument, parse_settings
 from secondlight.instruments.files import InputFileError
 from tests.instruments.files import SHAPE, camera, write_image
@@ -110,3 +114,10 @@ def test_choice_by_name(tmp_path):
         parse_settings(["gain"])
     with pytest.raises(ValueError, match="gian"):
         choose_instrument("generic", settings=["name=MyCam", "gian=3"])
+
+
+def test_the_documented_description_is_valid():
+    text = (Path(__file__).parents[2] / "docs" / "instruments.md").read_text()
+    example = yaml.safe_load(text.partition("```yaml")[2].partition("```")[0])
+    assert set(example) == set(CameraDescription.model_fields)
+    assert CameraDescription.model_validate(example).noise.file == "_sci->_wht"
