@@ -180,7 +180,8 @@ def measure_one(
 ) -> int:
     """Measure one object; fill ``result`` (x, y, xx, yy, xy, weighted sum) and return the flags.
 
-    x, y are array indices of the fixed centre; the returned position is that of the last weighted sums.  Unweighted moments have no weighted sum.
+    x, y are array indices of the fixed centre; the returned position is that of the last weighted sums.
+    Unweighted moments have no weighted sum.
     """
     weight = np.array([_START, _START, 0.0])
     sums = np.zeros(6)

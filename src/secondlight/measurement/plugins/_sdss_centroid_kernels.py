@@ -35,7 +35,7 @@ def smoothed_block(
 ) -> bool:
     """Fill ``block`` (2, 3, 3) with image and variance, binned and smoothed.
 
-    Bin (0, 0) starts at the array pixel (x, y).  ``binned`` is scratch, at least (2, kh + 2, kw + 2).  Returns
+    Bin (0, 0) starts at the array pixel (x, y).  ``binned`` is scratch, (2, kh + 2, kw + 2) or more.  Returns
     whether the pixels the reference algorithm looks at, two bins beyond the kernel, lie inside the image.
     """
     kh, kw = kernel.shape
@@ -100,7 +100,7 @@ def axis_error(s: float, d: float, peak: float, q: float, sky: float, source: fl
 
 @njit(cache=True, nogil=True)
 def block_centroid(block: np.ndarray, scale: float, sigma2: float, result: np.ndarray) -> int:
-    """Fill ``result`` (x, y, x_err, y_err, tau2_x, tau2_y, peak) from a smoothed 3 x 3 block; return the flags.
+    """Fill ``result`` (x, y, x_err, y_err, tau2_x, tau2_y, peak) from a smoothed block; return the flags.
 
     ``scale`` turns the variance of the smoothed block back into that of a pixel.
     """

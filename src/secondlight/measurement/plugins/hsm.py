@@ -310,7 +310,8 @@ class HsmShapeRegaussPlugin(MeasurementPlugin):
         self.write(sources, e1=values[:, 0], e2=values[:, 1], sigma=values[:, 2], resolution=values[:, 3])
         for failure in set(failures.tolist()) - {"", Failure.NO_PSF.value}:
             sources.catalog[self.column(f"flag_{failure}")] = failures == failure
-        sources.catalog[self.column("flag")] = self.general_flag(sources, uncorrected | (failures != ""))
+        # A bad centroid alone is no failure here: it is only the first guess.
+        sources.catalog[self.column("flag")] = uncorrected | (failures != "")
         sources.note_invalid_psf(failures == Failure.NO_PSF.value)
 
     def _measure_one(self, sources: MeasurementSources, row: int) -> tuple[float, float, float, float, int]:

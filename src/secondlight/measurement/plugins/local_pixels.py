@@ -51,8 +51,7 @@ class VariancePlugin(MeasurementPlugin):
         pixels = sources.pixels
         shapes = sources.shapes * self.config.scale**2
         value, empty = _median_loop(pixels.variance, bad, x - pixels.x0, y - pixels.y0, shapes)
-        failed = ~np.isfinite(value) | sources.shape_flag
-        self.write(sources, value=value, flag=self.general_flag(sources, failed), flag_emptyFootprint=empty)
+        self.write(sources, value=value, flag=~np.isfinite(value), flag_emptyFootprint=empty)
 
 
 @njit(cache=True, nogil=True)
@@ -61,7 +60,7 @@ def _median_loop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return medians of the good pixels (h, w) in ellipses at array positions x, y (n), and where none is.
 
-    ``shapes`` are moments ``[xx, yy, xy]`` (n, 3); an ellipse that is not finite gives NaN.
+    ``shapes`` are moments ``[xx, yy, xy]`` (n, 3); an ellipse that is not finite is empty.
     """
     n = len(x)
     medians = np.full(n, np.nan)
@@ -70,6 +69,7 @@ def _median_loop(
     for k in range(n):
         xx, yy, xy = shapes[k, 0], shapes[k, 1], shapes[k, 2]
         if not (math.isfinite(x[k]) and math.isfinite(y[k]) and xx * yy - xy * xy > 0.0):
+            empty[k] = True
             continue
         half = math.sqrt(yy)
         found = [values[0, 0] for _ in range(0)]
@@ -160,7 +160,7 @@ class LocalBackgroundPlugin(MeasurementPlugin):
 def _annulus(
     pixels: SourcePixels, row: int, bad: np.ndarray, x: float, y: float, inner: float, outer: float
 ) -> np.ndarray:
-    """Return the good pixels between two circles about the parent position (x, y), as one source sees them."""
+    """Return the good pixels between two circles about the parent position (x, y), for one source."""
     height, width = pixels.image.shape
     xc, yc = x - pixels.x0, y - pixels.y0
     values = np.empty(int((2.0 * outer + 3.0) ** 2), np.float32)
