@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,9 @@ from secondlight.catalog.ids import IdGenerator
 from secondlight.catalog.mask_planes import make_mask_schema, mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
+from secondlight.sky.matching import match_pairs
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
+from tests.parity.pack import load_pack
 from tests.scenes import make_visit_image
 
 VISIT = 1 << 33
@@ -461,3 +464,30 @@ def test_nothing_is_written_if_it_fails_early(
 
     monkeypatch.setattr(task.snap_combine, "run", fail)
     assert run_quantum(monkeypatch, task, make_scene()).written == Struct()
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "false_flags"), [("A", 9), ("B", 12)])
+def test_calibration_stars_of_the_parity_packs(
+    data_dir: Path, task: ReprocessVisitImageTask, name: str, false_flags: int
+) -> None:
+    """The reference flags sources that have no calibration star; we do not."""
+    pack = load_pack(data_dir, name)
+    sources = pack.sources.copy()
+    reference = sources["calib_psf_candidate"].copy()
+    for flag in ("calib_psf_used", "calib_psf_candidate", "calib_psf_reserved"):
+        sources[flag] = False
+    task._match_calib_sources(sources, pack.calib_sources, detector=pack.detector)
+    stars = pack.calib_sources
+    near, _, _ = match_pairs(
+        *(np.degrees(sources[f"coord_{axis}"]) for axis in ("ra", "dec")),
+        *(np.degrees(np.asarray(stars[f"coord_{axis}"])) for axis in ("ra", "dec")),
+        0.2,
+    )
+    has_star = np.isin(np.arange(len(sources)), near)
+    ours = sources["calib_psf_candidate"]
+    assert (reference & ~has_star).sum() == false_flags
+    assert not (ours & ~has_star).any()
+    assert not (ours & (sources["deblend_nChild"] > 0)).any()
+    childless = has_star & (sources["deblend_nChild"] == 0)
+    assert ours.sum() > 0.95 * childless.sum()
