@@ -138,17 +138,15 @@ class NormalizedCalibrationFluxTask(Task):
         """
         raw, name = self.config.raw_calibflux_name, self.config.normalized_calibflux_name
         if self.config.do_measure_ap_corr:
-            field = self._measure(exposure.bbox, catalog)
+            ap_corr_map = self._measure(exposure.bbox, catalog)
         else:
-            field = self._get(exposure.bbox, exposure.aperture_corrections)
-        error = field.get(f"{raw}_instFluxErr")
-        scale = np.asarray(
-            field[f"{raw}_instFlux"](x=catalog["slot_Centroid_x"], y=catalog["slot_Centroid_y"])
-        )
+            ap_corr_map = self._get(exposure.bbox, exposure.aperture_corrections)
+        field = ap_corr_map[f"{raw}_instFlux"]
+        scale = np.asarray(field(x=catalog["slot_Centroid_x"], y=catalog["slot_Centroid_y"]))
         catalog[f"{name}_instFlux"] = catalog[f"{raw}_instFlux"] * scale
         catalog[f"{name}_instFluxErr"] = catalog[f"{raw}_instFluxErr"] * scale
         catalog[f"{name}_flag"] = catalog[f"{raw}_flag"] | ~(scale > 0)
-        return Struct(ap_corr_map={f"{raw}_instFlux": field[f"{raw}_instFlux"], f"{raw}_instFluxErr": error})
+        return Struct(ap_corr_map=ap_corr_map)
 
     def _get(self, bbox: Box, ap_corr_map: Mapping[str, BaseField] | None) -> dict[str, BaseField]:
         """Return the normalization an image brings along; the identity, with a warning, if there is none."""
@@ -164,14 +162,19 @@ class NormalizedCalibrationFluxTask(Task):
         return dict(zip(keys, (_constant(bbox, 1.0), _constant(bbox, 0.0)), strict=True))
 
     def _measure(self, bbox: Box, catalog: SourceCatalog) -> dict[str, BaseField]:
-        raw = self.config.raw_calibflux_name
+        """Return the normalization fitted to the stars, or their median ratio if that fails."""
+        flux, error = (
+            f"{self.config.raw_calibflux_name}{suffix}" for suffix in ("_instFlux", "_instFluxErr")
+        )
         try:
-            fitted = self.measure_ap_corr.run(bbox, catalog).ap_corr_map
-            field = fitted[f"{raw}_instFlux"]
-        except (MeasureApCorrError, KeyError) as error:
-            self.log.warning("Fit of the normalization failed (%s); falling back to a median.", error)
+            field = self.measure_ap_corr.run(bbox, catalog).ap_corr_map.get(flux)
+        except MeasureApCorrError:
+            field = None
+        if field is None:
+            self.log.warning("The normalization of %s cannot be fitted; taking a median.", flux)
             field = _constant(bbox, self._median_ratio(catalog))
-        return {f"{raw}_instFlux": field, f"{raw}_instFluxErr": _constant(bbox, 0.0)}
+        # Its scatter says how well stars agree with the aperture flux, not how well a constant is known.
+        return {flux: field, error: _constant(bbox, 0.0)}
 
     def _median_ratio(self, catalog: SourceCatalog) -> float:
         raw, reference = self.config.raw_calibflux_name, self.config.measure_ap_corr.refFluxName
