@@ -9,34 +9,34 @@ from typing import Any
 from lsst.images import VisitImage
 
 
-def replace_components(image: VisitImage, **components: Any) -> VisitImage:
+def replace_components(visit_image: VisitImage, /, **components: Any) -> VisitImage:
     """Return a visit image that shares the pixels of another and has some components replaced.
 
     Parameters
     ----------
-    image
+    visit_image
         The image to start from.
     **components
-        Keyword arguments of `lsst.images.VisitImage` (``psf``, ``sky_projection``, ``photometric_scaling``,
+        Keyword arguments of `lsst.images.VisitImage` (``image``, ``psf``, ``sky_projection``, ``photometric_scaling``,
         ``aperture_corrections``, ``backgrounds``, ``summary_stats``, ``metadata``, ``mask``, ...).
     """
     # Read the private attribute: the public property raises for a PSF that could not be read from its file.
     arguments: dict[str, Any] = {
-        "mask": image.mask,
-        "variance": image.variance,
-        "sky_projection": image.sky_projection,
-        "bounds": image.bounds,
-        "obs_info": image.obs_info,
-        "summary_stats": image.summary_stats,
-        "photometric_scaling": image.photometric_scaling,
-        "psf": image._psf,
-        "detector": image.detector,
-        "aperture_corrections": image.aperture_corrections,
-        "backgrounds": image.backgrounds,
-        "band": image.band,
-        "metadata": dict(image.metadata),
+        "mask": visit_image.mask,
+        "variance": visit_image.variance,
+        "sky_projection": visit_image.sky_projection,
+        "bounds": visit_image.bounds,
+        "obs_info": visit_image.obs_info,
+        "summary_stats": visit_image.summary_stats,
+        "photometric_scaling": visit_image.photometric_scaling,
+        "psf": visit_image._psf,
+        "detector": visit_image.detector,
+        "aperture_corrections": visit_image.aperture_corrections,
+        "backgrounds": visit_image.backgrounds,
+        "band": visit_image.band,
+        "metadata": dict(visit_image.metadata),
     }
-    pixels = components.pop("image", image.image)
+    pixels = components.pop("image", visit_image.image)
     return VisitImage(pixels, **(arguments | components))
 
 

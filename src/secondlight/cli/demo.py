@@ -75,7 +75,7 @@ def _fill_repository(root: Path, data: Path, console: Console) -> None:
     """Make the repository and put everything the pipeline reads into it."""
     is_new = not (root / "butler.yaml").exists()
     with make_repository(root) if is_new else Butler.from_config(str(root), writeable=True) as butler:
-        RingsSkyMap(RingsSkyMapConfig()).register(butler, SKY_MAP)
+        RingsSkyMap(RingsSkyMapConfig(numRings=120)).register(butler, SKY_MAP)
         instrument = SdssImager()
         report = ingest(
             butler, instrument, [data], progress=lambda file: console.print(f"Ingesting {file.path.name}")

@@ -9,6 +9,7 @@ import logging
 import click
 
 from .repository import REPOSITORY_COMMANDS
+from .run import PROCESSING_COMMANDS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,5 +20,5 @@ def cli(log_level: str) -> None:
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
 
 
-for _command in REPOSITORY_COMMANDS:
+for _command in (*REPOSITORY_COMMANDS, *PROCESSING_COMMANDS):
     cli.add_command(_command)

@@ -64,7 +64,9 @@ def run_pipeline(
     if sys.stderr.isatty():
         Progress.set_handler(ClickProgressHandler())
     multiprocessing.set_forkserver_preload(list(_PRELOAD))
-    arguments = ["--log-level", log_level, "run", "-b", repository, "-p", find_pipeline(pipeline)]
+    # The middleware looks for optional packages that nothing here uses, once per process.
+    quiet = "lsst.daf.butler._storage_class=ERROR"
+    arguments = ["--log-level", log_level, "--log-level", quiet, "run", "-b", repository, "-p", find_pipeline(pipeline)]
     arguments += ["-i", inputs, "-o", output, "-j", str(processes), "--register-dataset-types"]
     arguments += ["--start-method", "forkserver"]
     if where:
