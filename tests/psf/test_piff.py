@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import lsst.images.fits
 import lsst.images.json
@@ -16,6 +18,7 @@ from lsst.pipe.base import AlgorithmError, TaskMetadata
 from secondlight.catalog.mask_planes import plane_name
 from secondlight.psf._piff_config import PiffPsfDeterminerConfig
 from secondlight.psf._piff_model import stars_needed
+from secondlight.psf._piff_solver import normal_equations
 from secondlight.psf._piff_stars import star_weights
 from secondlight.psf._piff_wcs import piff_coordinates, pixel_scale
 from secondlight.psf.candidates import PsfCandidates, PsfStamps, cut_stamps
@@ -154,6 +157,47 @@ def test_solvers_agree(solver: str) -> None:
         kernel_stamps(reference, x=X0 + 9.0, y=Y0 + 9.0),
         atol=1e-7,
     )
+
+
+def test_normal_equations() -> None:
+    """Against sums over stars, parameters and basis functions one by one."""
+    rng = np.random.default_rng(4)
+    n_stars, n_param, n_basis = 35, 4, 3
+    stars = [
+        SimpleNamespace(fit=SimpleNamespace(alpha=a @ a.T, beta=rng.normal(size=n_param)))
+        for a in rng.normal(size=(n_stars, n_param, n_param))
+    ]
+    basis = rng.normal(size=(n_stars, n_basis))
+    matrix, right = normal_equations(basis, stars, n_param)
+    for a in range(n_basis):
+        for i in range(n_param):
+            expected = sum(basis[s, a] * stars[s].fit.beta[i] for s in range(n_stars))
+            assert right[a * n_param + i] == pytest.approx(expected)
+            for b in range(a, n_basis):
+                for j in range(n_param):
+                    total = sum(basis[s, a] * basis[s, b] * stars[s].fit.alpha[i, j] for s in range(n_stars))
+                    assert matrix[a * n_param + i, b * n_param + j] == pytest.approx(total)
+
+
+def test_faster_equations_give_the_same_psf(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, candidates = make_scene(12)
+    ours = make_task(spatialOrder=1).determine_psf(image, candidates).psf
+    monkeypatch.setattr(
+        "secondlight.psf.piff_determiner.batched_solver", lambda psf: contextlib.nullcontext()
+    )
+    theirs = make_task(spatialOrder=1).determine_psf(image, candidates).psf
+    where = {"x": np.array([X0 + 5.0, X0 + 99.0]), "y": np.array([Y0 + 5.0, Y0 + 50.0])}
+    np.testing.assert_allclose(kernel_stamps(ours, **where), kernel_stamps(theirs, **where), atol=1e-9)
+    assert "_solve_direct_python" not in vars(ours.piff_psf.interp)
+
+
+def test_singular_equations_are_left_to_piff() -> None:
+    """Identical positions leave the slopes of the polynomial undetermined."""
+    image, candidates = make_scene(4)
+    same = candidates[np.zeros(4, dtype=int)]
+    result = make_task(spatialOrder=1).determine_psf(image, same)
+    (stamp,) = kernel_stamps(result.psf, x=same.x[0], y=same.y[0])
+    assert np.isfinite(stamp).all()
 
 
 def test_missing_solver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from lsst.utils.logging import getLogger
 
 from ._piff_config import PiffPsfDeterminerConfig
 from ._piff_model import at_color, constant_setup, piff_setup, stars_needed
+from ._piff_solver import batched_solver
 from ._piff_stars import FittedStar, piff_stars, star_weights
 from ._piff_wcs import PiffCoordinates, piff_coordinates
 from .candidates import PsfCandidates
@@ -246,7 +247,8 @@ class PiffPsfDeterminerTask(Task):
         # Piff consumes the configuration it is given.
         psf = piff.PSF.process(copy.deepcopy(setup), logger=logger)
         try:
-            psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
+            with batched_solver(psf):
+                psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
         except MemoryError:
             raise
         except Exception as error:
