@@ -33,9 +33,9 @@ def smoothed_block(
     binned: np.ndarray,
     block: np.ndarray,
 ) -> bool:
-    """Fill ``block`` (2, 3, 3) with image and variance, binned and smoothed.
+    """Fill ``block`` (3, 3) with the image, binned and smoothed; ``binned`` keeps binned image and variance.
 
-    Bin (0, 0) starts at the array pixel (x, y).  ``binned`` is scratch, (2, kh + 2, kw + 2) or more.  Returns
+    Bin (0, 0) starts at the array pixel (x, y).  ``binned`` is (2, kh + 2, kw + 2) or more.  Returns
     whether the pixels the reference algorithm looks at, two bins beyond the kernel, lie inside the image.
     """
     kh, kw = kernel.shape
@@ -58,15 +58,41 @@ def smoothed_block(
     for b in range(3):
         for a in range(3):
             value = 0.0
-            noise = 0.0
             for j in range(kh):
                 for i in range(kw):
-                    k = kernel[j, i]
-                    value += k * binned[0, b + j, a + i]
-                    noise += k * k * binned[1, b + j, a + i]
-            block[0, b, a] = value
-            block[1, b, a] = noise
+                    value += kernel[j, i] * binned[0, b + j, a + i]
+            block[b, a] = value
     return True
+
+
+@njit(cache=True, nogil=True)
+def derivative_noise(binned_variance: np.ndarray, kernel: np.ndarray, along_x: bool) -> tuple[float, float]:
+    """Return the variances of slope and curvature on one axis, through the smoothing kernel.
+
+    Slope (f1 - f-1) / 2 and curvature 2 f0 - f1 - f-1 are sums of binned pixels weighted by shifted kernels;
+    each pixel brings its own variance, so the photon noise of the source is counted where it is.
+    """
+    kh, kw = kernel.shape
+    slope = 0.0
+    curvature = 0.0
+    for j in range(kh + 2):
+        for i in range(kw + 2):
+            # Kernel elements with which this pixel enters the smoothed values one back, at, and one ahead.
+            jc, ic = j - 1, i - 1
+            back = ahead = centre = 0.0
+            if 0 <= jc < kh and 0 <= ic < kw:
+                centre = kernel[jc, ic]
+            jb, ib = (jc, ic + 1) if along_x else (jc + 1, ic)
+            if 0 <= jb < kh and 0 <= ib < kw:
+                back = kernel[jb, ib]
+            ja, ia = (jc, ic - 1) if along_x else (jc - 1, ic)
+            if 0 <= ja < kh and 0 <= ia < kw:
+                ahead = kernel[ja, ia]
+            by_slope = 0.5 * (ahead - back)
+            by_curvature = 2.0 * centre - ahead - back
+            slope += by_slope * by_slope * binned_variance[j, i]
+            curvature += by_curvature * by_curvature * binned_variance[j, i]
+    return slope, curvature
 
 
 @njit(cache=True, nogil=True)
@@ -81,17 +107,10 @@ def quartic_maximum(vm: float, v0: float, vp: float) -> tuple[float, bool]:
 
 
 @njit(cache=True, nogil=True)
-def axis_error(s: float, d: float, peak: float, q: float, sky: float, source: float, quartic: float) -> float:
-    """Return the error of one coordinate from the noise of slope s and curvature d; q is sigma^2.
-
-    ``sky`` is the variance of the background and ``source`` what the source adds to it at its centre.
-    """
+def axis_error(s: float, d: float, peak: float, s_var: float, d_var: float, quartic: float) -> float:
+    """Return the error of one coordinate from slope s, curvature d and their variances."""
     if abs(peak) < _TINY or abs(d) < _TINY:
         return 1e3
-    s_var = sky / (8.0 * math.pi * q) * (1.0 - math.exp(-1.0 / q))
-    s_var += source / (12.0 * math.pi * q) * (math.exp(-1.0 / (3.0 * q)) - math.exp(-1.0 / q))
-    d_var = sky / (2.0 * math.pi * q) * (3.0 - 4.0 * math.exp(-1.0 / (4.0 * q)) + math.exp(-1.0 / q))
-    d_var += source / (3.0 * math.pi * q) * (2.0 - 3.0 * math.exp(-1.0 / (3.0 * q)) + math.exp(-1.0 / q))
     by_slope = 1.0 / d + quartic / (4.0 * peak) * (1.0 - 12.0 * s * s / (d * d))
     by_curvature = s / (d * d) - quartic / (4.0 * peak) * 8.0 * s * s / (d * d * d)
     total = s_var * by_slope * by_slope + d_var * by_curvature * by_curvature
@@ -99,12 +118,13 @@ def axis_error(s: float, d: float, peak: float, q: float, sky: float, source: fl
 
 
 @njit(cache=True, nogil=True)
-def block_centroid(block: np.ndarray, scale: float, sigma2: float, result: np.ndarray) -> int:
+def block_centroid(
+    f: np.ndarray, binned_variance: np.ndarray, kernel: np.ndarray, sigma2: float, result: np.ndarray
+) -> int:
     """Fill ``result`` (x, y, x_err, y_err, tau2_x, tau2_y, peak) from a smoothed block; return the flags.
 
-    ``scale`` turns the variance of the smoothed block back into that of a pixel.
+    ``f`` is the block (3, 3), ``binned_variance`` (kh + 2, kw + 2) and ``kernel`` (kh, kw) what it came from.
     """
-    f = block[0]
     sx, sy = 0.5 * (f[1, 2] - f[1, 0]), 0.5 * (f[2, 1] - f[0, 1])
     d2x, d2y = 2.0 * f[1, 1] - f[1, 0] - f[1, 2], 2.0 * f[1, 1] - f[0, 1] - f[2, 1]
     if d2x == 0.0 or d2y == 0.0:
@@ -132,12 +152,11 @@ def block_centroid(block: np.ndarray, scale: float, sigma2: float, result: np.nd
         y = m1y + dx1 * (smy - dx1 * dmy)
         w2x -= 0.25 * (1.0 + 6.0 * dx0 * dx0)
         w2y -= 0.25 * (1.0 + 6.0 * dy0 * dy0)
-    v = block[1] * scale
-    sky = (v.sum() - v[1, 1]) / 8.0
-    source = max(v[1, 1] - sky, 0.0)
     result[0], result[1] = x, y
-    result[2] = axis_error(sx, d2x, peak, sigma2, sky, source, quartic)
-    result[3] = axis_error(sy, d2y, peak, sigma2, sky, source, quartic)
+    s_var, d_var = derivative_noise(binned_variance, kernel, True)
+    result[2] = axis_error(sx, d2x, peak, s_var, d_var, quartic)
+    s_var, d_var = derivative_noise(binned_variance, kernel, False)
+    result[3] = axis_error(sy, d2y, peak, s_var, d_var, quartic)
     result[4], result[5] = max(w2x - sigma2, sigma2), max(w2y - sigma2, sigma2)
     result[6] = peak
     return 0
@@ -165,20 +184,22 @@ def _measure_one(
     small /= small.sum()
     size = max(7, kernel.shape[0] + 2, kernel.shape[1] + 2)
     binned = np.empty((2, size, size))
-    block = np.empty((2, 3, 3))
+    block = np.empty((3, 3))
+    smoother = kernel
     result = np.empty(7)
     bin_x = bin_y = 1
     flags = 0
     step = 1
     while step <= bin_max:
-        inside = smoothed_block(image, variance, x, y, bin_x, bin_y, kernel, binned, block)
+        inside = smoothed_block(image, variance, x, y, bin_x, bin_y, smoother, binned, block)
         if not inside:
             flags |= NEAR_EDGE
-            inside = smoothed_block(image, variance, x, y, bin_x, bin_y, small, binned, block)
+            smoother = small
+            inside = smoothed_block(image, variance, x, y, bin_x, bin_y, smoother, binned, block)
             if not inside:
                 return flags | EDGE
-        block[0] *= sign
-        bad = block_centroid(block, bin_x * bin_y * 4.0 * math.pi * sigma2, sigma2, result)
+        block *= sign
+        bad = block_centroid(block, binned[1], smoother, sigma2, result)
         if bad:
             return flags | bad
         xc = (result[0] + 0.5) * bin_x - 0.5

@@ -64,6 +64,7 @@ class NaiveCentroidPlugin(MeasurementPlugin):
             np.where(usable, peak_y, _FAR_OUTSIDE).astype(np.int64),
             self.config.background,
         )
+        bits[~usable] = 0
         self.write(
             sources,
             x=peak_x + offsets[:, 0],
