@@ -253,7 +253,7 @@ def test_no_psf() -> None:
 
 
 def test_awkward_sources_never_stop_the_batch() -> None:
-    """Sources at the border, outside, with one pixel, without position: all plugins give flags, not errors."""
+    """Sources at the border, outside, or of one pixel: all plugins give flags, not errors."""
     exposure, _, _, _ = scene()
     exposure.image.array[100:110, 20:30] = np.nan
     names = [n for n in plugin_registry if n.startswith(("base_", "ext_")) and n != "base_SkyCoord"]
