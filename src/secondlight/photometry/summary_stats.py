@@ -30,6 +30,7 @@ from ..psf.evaluation import determinant_radius, kernel_stamps, psf_shapes
 from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 from .calibrate import scaling_to_photo_calib
 from .depth import effective_time_scales, limiting_magnitude
+from .electronics import electronics_of
 from .psf_statistics import (
     distance_to_nearest_star,
     good_samples,
@@ -325,7 +326,14 @@ class ComputeExposureSummaryStatsTask(Task):
         exposure
             Image whose metadata or amplifiers tell read noise and gain.
         """
-        read_noise, gain = self._electronics(exposure)
+        read_noise, gain = electronics_of(exposure)
+        if math.isnan(read_noise):
+            self.log.warning(
+                "Visit %s, detector %d: read noise unknown, taken as 0.",
+                exposure.obs_info.visit_id,
+                exposure.detector.id,
+            )
+            read_noise = 0.0
         stats.magLim = limiting_magnitude(
             psf_area=stats.psfArea,
             sky_background=stats.skyBg,
@@ -334,25 +342,6 @@ class ComputeExposureSummaryStatsTask(Task):
             gain=gain,
             signal_to_noise=self.config.magLimSnr,
         )
-
-    def _electronics(self, exposure: VisitImage) -> tuple[float, float]:
-        """Return the mean read noise (electrons) and gain (electrons per count) over the amplifiers."""
-        read_noises: list[float] = []
-        gains: list[float] = []
-        for amplifier in exposure.detector.amplifiers:
-            nominal = amplifier.nominal_calibrations
-            for key, default, values in (
-                ("READNOISE", nominal.read_noise if nominal else math.nan, read_noises),
-                ("GAIN", nominal.gain if nominal else math.nan, gains),
-            ):
-                values.append(_number(exposure.metadata.get(f"LSST ISR {key} {amplifier.name}"), default))
-        read_noise, gain = _nan_mean(read_noises), _nan_mean(gains)
-        if exposure.metadata.get("LSST ISR UNITS") == "electron" or exposure.unit == u.electron:
-            gain = 1.0
-        if math.isnan(read_noise):
-            self.log.warning("Detector %d: read noise unknown, taken as 0.", exposure.detector.id)
-            read_noise = 0.0
-        return read_noise, gain
 
     def update_effective_time_stats(self, stats: ObservationSummaryStats, band: str) -> None:
         """Fill the effective exposure time and its factors.
@@ -395,15 +384,6 @@ def _blank() -> ObservationSummaryStats:
 def _update(stats: ObservationSummaryStats, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         setattr(stats, name, value)
-
-
-def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
-
-
-def _nan_mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _pixel_scale(sky_projection: SkyProjection[Any], *, x: float, y: float) -> float:
