@@ -23,8 +23,8 @@ def electronics_of(image: VisitImage) -> Electronics:
 
     Looks, amplifier by amplifier, for the metadata ``LSST ISR GAIN <amp>`` and ``LSST ISR READNOISE <amp>``,
     then at the amplifiers' nominal values.  For a detector without amplifiers the metadata ``GAIN`` and
-    ``READ_NOISE`` (electrons) or ``DARK_VARIANCE`` (counts squared) of the whole image are taken.  The gain is
-    1 if the pixels are in electrons already.
+    ``READ_NOISE`` (electrons) or ``DARK_VARIANCE`` (counts squared) of the whole image are taken.  The gain
+    is 1 if the pixels are in electrons already.
 
     Parameters
     ----------
