@@ -27,7 +27,7 @@ def _is_odd_size(size: int) -> bool:
 class PiffPsfDeterminerConfig(Config):
     """What Piff fits, to which stars, and how hard it tries."""
 
-    stampSize = Field(
+    stampSize: Field[Any] = Field(
         dtype=int,
         doc="Side of the stamps the PSF is fitted to, pixels; odd; the candidates' own size if None.",
         default=25,
@@ -38,7 +38,7 @@ class PiffPsfDeterminerConfig(Config):
         dtype=int, doc="Largest number of stars to fit; of more, this many are drawn.", default=300, min=1
     )
     downsampleRandomSeed = Field[int](doc="Seed of that draw.", default=98765)
-    spatialOrderPerBand = DictField(
+    spatialOrderPerBand: DictField[Any, Any] = DictField(
         keytype=str, itemtype=int, doc="Spatial order by band, instead of spatialOrder.", default={}
     )
     spatialOrder = RangeField(dtype=int, doc="Order of the polynomial in position.", default=2, min=0)
@@ -81,7 +81,7 @@ class PiffPsfDeterminerConfig(Config):
         inclusiveMax=True,
     )
     useColor = Field[bool](doc="Let the PSF depend on the colour of the stars?", default=False)
-    color = DictField(
+    color: DictField[Any, Any] = DictField(
         keytype=str, itemtype=str, doc="Colour to use by band of the image, such as 'g-i'.", default={}
     )
     colorOrder = RangeField(dtype=int, doc="Order of the polynomial in colour.", default=1, min=0)
@@ -109,7 +109,8 @@ class PiffPsfDeterminerConfig(Config):
         dtype=int, doc="How much Piff tells: 0 nothing, 1 warnings, 2 progress, 3 everything.",
         default=0, min=0, max=3, inclusiveMax=True,
     )  # fmt: skip
-    piffPsfConfigYaml = Field[str](
+    piffPsfConfigYaml: Field[Any] = Field(
+        dtype=str,
         doc="Whole 'psf' section of a Piff configuration, in YAML, instead of the model, interpolation and "
         "outlier fields above.",
         default=None,

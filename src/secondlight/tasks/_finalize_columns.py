@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("FinalizeColumns",)
+__all__ = ("ALT_AZ_AXES", "SKY_AXES", "FinalizeColumns")
 
 from collections.abc import Sequence
 

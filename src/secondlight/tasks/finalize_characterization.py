@@ -17,10 +17,9 @@ from lsst.pipe.base import connectionTypes as cT
 
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_summary import DetectorSummary
+from ._finalize_config import FinalizeCharacterizationConfigBase, FinalizeCharacterizationConnectionsBase
 from ._finalize_shared import (
     FinalizeCharacterizationBase,
-    FinalizeCharacterizationConfigBase,
-    FinalizeCharacterizationConnectionsBase,
     make_summary,
 )
 

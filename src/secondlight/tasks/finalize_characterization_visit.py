@@ -17,10 +17,9 @@ from lsst.pipe.base import NoWorkFound, Struct
 from lsst.pipe.base import connectionTypes as cT
 
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
+from ._finalize_config import FinalizeCharacterizationConfigBase, FinalizeCharacterizationConnectionsBase
 from ._finalize_shared import (
     FinalizeCharacterizationBase,
-    FinalizeCharacterizationConfigBase,
-    FinalizeCharacterizationConnectionsBase,
     load,
     make_summary,
     stack_tables,
