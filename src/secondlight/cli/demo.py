@@ -13,6 +13,7 @@ from ..instruments.ingest import default_run, ingest
 from ..instruments.reference_catalog import ingest_reference_catalog
 from ..instruments.repository import make_repository
 from ..instruments.sdss import SdssImager
+from ..report.pictures import draw_visit
 from ..report.summary import print_summary, repeatability, visit_numbers
 from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 from .pipeline import run_pipeline
@@ -67,8 +68,23 @@ def run_demo(root: Path, data: Path, *, processes: int, console: Console | None 
             repeatability(butler, collections=OUTPUT, skymap=SKY_MAP),
             console=console,
         )
-    console.print(f"Images (pvi) and source tables (sources_detector) are in collection {OUTPUT} of {root}.")
+        pictures = _draw_pictures(butler, root / "pictures")
+    console.print(
+        f"Images (pvi) and source tables (sources_detector) are in collection {OUTPUT} of {root}, "
+        f"{pictures} pictures of them in {root / 'pictures'}."
+    )
     return code
+
+
+def _draw_pictures(butler: Butler, folder: Path) -> int:
+    """Save a picture of every published image and return how many there are."""
+    folder.mkdir(exist_ok=True)
+    refs = butler.query_datasets("pvi", collections=OUTPUT, explain=False)
+    for ref in refs:
+        sources = butler.get("sources_detector", ref.dataId, collections=OUTPUT)
+        name = f"visit_{ref.dataId['visit']}_detector_{ref.dataId['detector']}.png"
+        draw_visit(butler.get(ref), sources).savefig(folder / name, dpi=110)
+    return len(refs)
 
 
 def _fill_repository(root: Path, data: Path, console: Console) -> None:

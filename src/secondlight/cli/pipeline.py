@@ -66,7 +66,17 @@ def run_pipeline(
     multiprocessing.set_forkserver_preload(list(_PRELOAD))
     # The middleware looks for optional packages that nothing here uses, once per process.
     quiet = "lsst.daf.butler._storage_class=ERROR"
-    arguments = ["--log-level", log_level, "--log-level", quiet, "run", "-b", repository, "-p", find_pipeline(pipeline)]
+    arguments = [
+        "--log-level",
+        log_level,
+        "--log-level",
+        quiet,
+        "run",
+        "-b",
+        repository,
+        "-p",
+        find_pipeline(pipeline),
+    ]
     arguments += ["-i", inputs, "-o", output, "-j", str(processes), "--register-dataset-types"]
     arguments += ["--start-method", "forkserver"]
     if where:
