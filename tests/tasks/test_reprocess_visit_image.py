@@ -331,6 +331,33 @@ def test_calibrated_image_is_refused(task: ReprocessVisitImageTask, outputs: Str
         task.run(**inputs)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_nothing_to_find(masked: bool) -> None:
+    """An image of noise, or one without a good pixel, gives an empty table with all columns."""
+    config = make_config()
+    config.sky_sources.nSources = 0
+    task = ReprocessVisitImageTask(config=config)
+    image = make_visit_image(
+        width=WIDTH, height=HEIGHT, x0=X0, y0=Y0, noise=NOISE, visit=VISIT, detector=DETECTOR
+    )
+    if masked:
+        image.mask.set("NO_DATA", np.ones(image.bbox.shape, dtype=bool))
+    result = task.run(**make_inputs(image))
+    assert len(result.sources) == 0
+    assert set(task.sources_schema.schema.names) <= set(result.sources.colnames)
+    assert result.exposure.unit == u.nJy
+    assert math.isnan(result.exposure.summary_stats.skyNoise) == masked
+
+
+def test_one_bad_calibration_star_spoils_nothing(task: ReprocessVisitImageTask, outputs: Struct) -> None:
+    stars = make_calib_sources(outputs.exposure)
+    stars["coord_ra"][1] = np.nan
+    sources = outputs.sources_footprints.copy()
+    sources["calib_psf_candidate"] = False
+    task._match_calib_sources(sources, stars, detector=DETECTOR)
+    assert sources["calib_psf_candidate"].sum() == 5
+
+
 def test_config_validation() -> None:
     config = make_config()
     config.do_apply_flat_background_ratio = True
