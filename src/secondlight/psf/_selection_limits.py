@@ -135,7 +135,7 @@ class SignalToNoiseLimit(BaseLimit):
         error = column(catalog, self.errField)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = flux / error
-        return ~np.isnan(ratio) & self.inside(ratio) & ~flux_flag(catalog, self.fluxField)
+        return np.asarray(~np.isnan(ratio) & self.inside(ratio) & ~flux_flag(catalog, self.fluxField))
 
 
 class RequireUnresolved(BaseLimit):
@@ -186,9 +186,8 @@ class RequireIsolated(Config):
 
     def apply(self, catalog: Any) -> npt.NDArray[np.bool_]:
         """Return which rows have neither parent nor children."""
-        return ~(
-            column(catalog, self.parentName).astype(bool) | column(catalog, self.nChildName).astype(bool)
-        )
+        lone = column(catalog, self.parentName) == 0
+        return np.asarray(lone & (column(catalog, self.nChildName) == 0))
 
 
 class RequireFiniteRaDec(Config):
