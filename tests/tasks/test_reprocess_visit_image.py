@@ -139,6 +139,8 @@ def test_columns(task: ReprocessVisitImageTask, outputs: Struct) -> None:
     good = np.isfinite(table["base_PsfFlux_instFlux"])
     assert good.sum() >= 7
     np.testing.assert_allclose((table["base_PsfFlux_flux"] / table["base_PsfFlux_instFlux"])[good], 12.3)
+    np.testing.assert_allclose(table["base_LocalPhotoCalib"], 12.3)
+    np.testing.assert_allclose(table["base_LocalPhotoCalibErr"], 0.1)
 
 
 def test_fluxes_are_right(outputs: Struct) -> None:

@@ -243,7 +243,7 @@ class ReprocessVisitImageTask(PipelineTask):
         sources["visit"] = _visit_of(exposure) if visit is None else visit
         sources["detector"] = exposure.detector.id
         self._match_calib_sources(sources, calib_sources, detector=exposure.detector.id)
-        self.post_calculations.run(sources, exposure)
+        self.post_calculations.run(sources, exposure, photo_calib=photo_calib)
         level = sky_level(background)
         if self.config.remove_initial_photo_calib and initial_photo_calib is not None:
             level /= initial_photo_calib.mean
