@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from lsst.images import VisitImage
 
 from secondlight.catalog.footprints import Footprints, Peaks
 from secondlight.catalog.mask_planes import plane_name
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.psf.candidates import MakePsfCandidatesTask, cut_stamps
+from secondlight.psf.candidates import MakePsfCandidatesTask, _neighbours, cut_stamps
 
 from ..scenes import make_visit_image
 
@@ -32,8 +35,8 @@ def make_catalog(x: list[float], y: list[float], footprints: Footprints | None =
 
 
 def make_image(**kwargs: object) -> VisitImage:
-    settings: dict[str, object] = {"width": 80, "height": 70, "x0": X0, "y0": Y0, "add_noise": False}
-    return make_visit_image(**(settings | kwargs))  # type: ignore[arg-type]
+    values: dict[str, object] = {"width": 80, "height": 70, "x0": X0, "y0": Y0, "add_noise": False}
+    return make_visit_image(**(values | kwargs))  # type: ignore[arg-type]
 
 
 def detect(image: VisitImage, pixels: np.ndarray) -> None:
@@ -110,6 +113,37 @@ def test_neighbours_are_masked() -> None:
             grown[y + dy, x - half : x + half + 1] = True
     np.testing.assert_array_equal(stamps.masked(["INTRP"])[0], grown[window])
     np.testing.assert_array_equal(stamps.masked(["DETECTED"])[0], (star & ~grown)[window])
+
+
+def slow_neighbours(detected: np.ndarray) -> np.ndarray:
+    """Flood every detection of one stamp pixel by pixel; grow those without the central pixel."""
+    size = len(detected)
+    remaining = {(int(y), int(x)) for y, x in np.argwhere(detected)}
+    detections = []
+    while remaining:
+        queue, found = [remaining.pop()], set()
+        while queue:
+            y, x = queue.pop()
+            found.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & remaining
+            remaining -= near
+            queue.extend(near)
+        detections.append(found)
+    result = np.zeros_like(detected)
+    for found in detections:
+        if len(detections) > 1 and (size // 2, size // 2) not in found:
+            for y, x in found:
+                for dy in range(-3, 4):
+                    half = int(np.sqrt(9 - dy * dy))
+                    if 0 <= y + dy < size:
+                        result[y + dy, max(x - half, 0) : x + half + 1] = True
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(np.bool_, (3, 11, 11), elements=st.sampled_from([True, False, False, False, False, False])))
+def test_neighbours_of_many_stamps_at_once(detected: np.ndarray) -> None:
+    np.testing.assert_array_equal(_neighbours(detected), [slow_neighbours(each) for each in detected])
 
 
 def test_lone_detection_stays_even_off_centre() -> None:
