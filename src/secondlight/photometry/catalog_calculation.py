@@ -53,7 +53,6 @@ class CatalogCalculationPlugin(ABC):
     @abstractmethod
     def calculate(self, catalog: SourceCatalog) -> None:
         """Fill the declared columns in place."""
-        raise NotImplementedError()
 
 
 @registerConfigurable("base_FootprintArea", catalogCalculationRegistry)
