@@ -9,7 +9,7 @@ from secondlight.catalog.mask_planes import ensure_planes
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.visit_image import replace_components
-from secondlight.measurement.plugins._sdss_centroid_kernels import derivative_noise
+from secondlight.measurement.plugins._sdss_centroid_kernels import derivative_noise, smoothed_block
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from secondlight.photometry.ap_corr_names import ap_corr_names
 from tests.measurement.scene import fixed_slots, make_catalog, make_config, measure_at, round_footprints
@@ -445,3 +445,40 @@ def test_noise_of_the_centroid_derivatives() -> None:
         curvature = 2 * weights[0] - weights[1] - weights[-1]
         expected = ((slope**2 * variance).sum(), (curvature**2 * variance).sum())
         assert derivative_noise(variance, kernel, along_x) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("bin_x", "bin_y"), [(1, 1), (2, 1), (2, 4)])
+def test_binned_and_smoothed_block(bin_x: int, bin_y: int) -> None:
+    rng = np.random.default_rng(9)
+    image, variance = rng.random((80, 90)), rng.random((80, 90))
+    kernel = rng.random((5, 7))
+    binned, block = np.empty((2, 7, 9)), np.empty((3, 3))
+    x, y = 40, 38
+    assert smoothed_block(image, variance, x, y, bin_x, bin_y, kernel, binned, block)
+    for b in (-1, 0, 1):
+        for a in (-1, 0, 1):
+            total = 0.0
+            for j in range(5):
+                for i in range(7):
+                    first_x, first_y = x + (a + i - 3) * bin_x, y + (b + j - 2) * bin_y
+                    cell = image[first_y : first_y + bin_y, first_x : first_x + bin_x]
+                    total += kernel[j, i] * cell.mean()
+            assert block[b + 1, a + 1] == pytest.approx(total)
+    corner = variance[y - 3 * bin_y : y - 2 * bin_y, x - 4 * bin_x : x - 3 * bin_x]
+    assert binned[1, 0, 0] == pytest.approx(corner.mean() / corner.size)
+    assert not smoothed_block(image, variance, 4 * bin_x, y, bin_x, bin_y, kernel, binned, block)
+    assert not smoothed_block(image, variance, x, 79, bin_x, bin_y, kernel, binned, block)
+
+
+def test_psf_flux_errors_match_the_scatter() -> None:
+    rng = np.random.default_rng(12)
+    grid = np.arange(30, 770, 40)
+    x, y = (g.ravel() + rng.uniform(-0.5, 0.5, g.size) for g in np.meshgrid(grid, grid))
+    psf = GaussianPointSpreadFunction(2.0, Box.factory[0:800, 0:800], 25)
+    exposure = make_visit_image(
+        width=800, height=800, x=x, y=y, flux=np.full(x.size, FLUX), psf=psf, noise=8.0, gain=1.5, seed=2
+    )
+    catalog = measure_at(exposure, ["base_PsfFlux"], x=x, y=y, replace=True)
+    flux, error = catalog["base_PsfFlux_instFlux"], catalog["base_PsfFlux_instFluxErr"]
+    assert np.std((flux - FLUX) / error) == pytest.approx(1.0, abs=0.05)
+    assert np.mean(flux) == pytest.approx(FLUX, rel=1e-3)

@@ -10,6 +10,7 @@ import piff
 import pytest
 from lsst.images import Box, Image
 from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper, PointSpreadFunction
+from lsst.images.serialization import read_archive
 
 from secondlight.psf import evaluation
 from secondlight.psf.pixel_grid import PixelGridModel
@@ -186,3 +187,15 @@ def test_reference_stamps(data_dir: Path) -> None:
     np.testing.assert_allclose(
         evaluation.psf_shapes(psf, x=pack["x"], y=pack["y"]), expected, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.realdata
+def test_rubin_psf(data_dir: Path) -> None:
+    psf = read_archive(str(data_dir / "rubin" / "visit_image-1.0.0-dp2.json")).psf
+    assert PixelGridModel.from_piff(psf.piff_psf) is not None
+    x, y = np.array([10.2, 2000.7, 4000.9]), np.array([3990.1, 1500.3, 20.6])
+    stars = evaluation.stellar_stamps(psf, x=x, y=y)
+    for k in range(3):
+        image = psf.compute_stellar_image(x=x[k], y=y[k])
+        assert (stars.x0[k], stars.y0[k]) == (image.bbox.x.start, image.bbox.y.start)
+        assert abs(stars.images[k] - image.array).max() < 1e-5 * image.array.max()
