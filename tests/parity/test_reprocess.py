@@ -55,7 +55,13 @@ def test_every_column_against_the_reference(data_dir: Path, name: str) -> None:
     for column in (
         "base_SdssCentroid_x",
         "base_SdssCentroid_y",
-        "base_PsfFlux_instFlux",
-        "base_PsfFlux_instFluxErr",
+        "base_GaussianFlux_instFlux",
+        "base_SdssShape_xx",
     ):
-        assert fraction[column] > 0.95, column
+        assert fraction[column] > 0.97, column
+    # The reference shifts a constant Gaussian by a Lanczos kernel, which changes it by 1.5e-3 of its peak;
+    # ours is drawn where the source is.  A Piff model has no such difference.
+    flux_ratio = np.asarray(ours[nearest]["base_PsfFlux_instFlux"] / reference["base_PsfFlux_instFlux"])[
+        clean
+    ]
+    assert np.median(np.abs(flux_ratio - 1)) < (2e-3 if name == "A" else 1e-4)

@@ -1,0 +1,1 @@
+"""Configuration files: the repository, and overrides for instruments."""

@@ -7,17 +7,16 @@ __all__ = ("PhotometryConfig", "PhotometryTask")
 from typing import Any, ClassVar
 
 import astropy.table
-import astropy.units as u
 import numpy as np
 from lsst.images import VisitImage
 from lsst.pex.config import Config, DictField, Field
 from lsst.pipe.base import AlgorithmError, Struct, Task
 
-from ..catalog.photo_calib import PhotoCalib
 from ..catalog.schema import Schema
 from ..catalog.source_catalog import SourceCatalog
 from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 from ..sky.matching import match_nearest
+from .calibrate import scaling_to_photo_calib
 from .zero_point import ZeroPointError, fit_zero_point
 
 
@@ -63,9 +62,9 @@ class PhotometryConfig(Config):
         science = self.sourceSelector["science"]
         science.doFlags = True
         science.flags.bad = [
-            "base_PixelFlags_flag_edge", "base_PixelFlags_flag_nodata", "base_PixelFlags_flag_interpolatedCenter",
-            "base_PixelFlags_flag_saturated", "base_PixelFlags_flag_bad", "slot_CalibFlux_flag",
-            "slot_Centroid_flag",
+            "base_PixelFlags_flag_edge", "base_PixelFlags_flag_nodata",
+            "base_PixelFlags_flag_interpolatedCenter", "base_PixelFlags_flag_saturated",
+            "base_PixelFlags_flag_bad", "slot_CalibFlux_flag", "slot_Centroid_flag",
         ]  # fmt: skip
         science.doUnresolved = True
         science.doIsolated = True
@@ -175,9 +174,6 @@ class PhotometryTask(Task):
         if scaling is None:
             raise NoPhotometricCalibrationError(reason)
         self.log.warning("Using the zero point that came with the image: %s.", reason)
-        factor = float((scaling.unit * exposure.unit).to(u.nJy))
-        mean = factor * scaling(x=exposure.bbox.x.center, y=exposure.bbox.y.center)
-        field = None if scaling.is_constant else scaling * factor
-        calib = PhotoCalib(mean, 0.0, field)
+        calib = scaling_to_photo_calib(scaling, exposure.unit)
         self.metadata["zero_point"] = calib.zero_point
         return Struct(photo_calib=calib, zero_point=None)

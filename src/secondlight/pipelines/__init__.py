@@ -1,0 +1,1 @@
+"""Pipeline definitions for ``pipetask`` and BPS."""

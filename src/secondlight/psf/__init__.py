@@ -1,0 +1,1 @@
+"""Star selection, the PSF fit, and fast evaluation of PSF models."""

@@ -89,7 +89,10 @@ class MeasurePsfTask(Task):
         sources["calib_psf_candidate"][rows] = True
         reserved = self.reserve.run(len(rows), extra=extra)
         sources["calib_psf_reserved"][rows] = reserved
-        result = self.psfDeterminer.determine_psf(exposure, candidates[~reserved], metadata=self.metadata)
+        metadata: dict[str, Any] = {}
+        result = self.psfDeterminer.determine_psf(exposure, candidates[~reserved], metadata=metadata)
+        for key, value in metadata.items():
+            self.metadata[key] = value
         sources["calib_psf_used"][rows[~reserved]] = result.used
         self.log.info(
             "PSF fitted to %d of %d stars, %d held out.", result.used.sum(), len(rows), reserved.sum()

@@ -1,0 +1,1 @@
+"""Pipeline tasks: connections, configuration and the order of the steps."""

@@ -1,7 +1,7 @@
 """Apertures for SDSS frames.
 
-Radii are in pixels, and the defaults suit pixels of 0.2 arcsec.  On the 0.396 arcsec pixels of SDSS a calibration
-aperture of 7 pixels (2.8 arcsec) is the counterpart of the default of 12 (2.4 arcsec).
+Radii are in pixels, and the defaults suit pixels of 0.2 arcsec.  On the 0.396 arcsec pixels of SDSS a
+calibration aperture of 7 pixels (2.8 arcsec) is the counterpart of the default of 12 (2.4 arcsec).
 """
 
 for name in ("psf_source_measurement", "star_measurement", "measurement"):

@@ -1,0 +1,99 @@
+"""User CPU seconds of every step of the first and the final pass on one SDSS frame, in memory, one thread.
+
+Run twice in a process: the first time compiles or loads the kernels, the second is what counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+from collections import defaultdict
+from typing import Any
+
+from lsst.pipe.base import Task
+from rich.console import Console
+from rich.table import Table
+
+from secondlight.tasks.calibrate_image import CalibrateImageTask
+from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
+
+from .sdss import first_pass_config, frames, reference_stars
+
+
+def user_seconds() -> float:
+    """Return the user CPU time of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def time_subtasks(task: Task, names: list[str]) -> dict[str, float]:
+    """Make each subtask add the CPU time of its ``run`` to the dict that is returned."""
+    spent: dict[str, float] = defaultdict(float)
+    for name in names:
+        subtask = getattr(task, name)
+
+        def timed(*args: Any, _run: Any = subtask.run, _name: str = name, **kwargs: Any) -> Any:
+            start = user_seconds()
+            try:
+                return _run(*args, **kwargs)
+            finally:
+                spent[_name] += user_seconds() - start
+
+        subtask.run = functools.wraps(subtask.run)(timed)
+    return spent
+
+
+def run_both(observation: Any) -> tuple[dict[str, float], dict[str, float], int]:
+    """Run both passes on a frame and return the times of their steps and the number of sources."""
+    first = CalibrateImageTask(config=first_pass_config())
+    first_steps = [n for n in first_pass_config().toDict() if hasattr(getattr(first, n, None), "run")]
+    first_times = time_subtasks(first, first_steps)
+    start = user_seconds()
+    result = first.run(
+        exposures=[observation.image.copy()],
+        survey_psf=observation.survey_psf,
+        reference_catalog=reference_stars(),
+    )
+    first_times["total"] = user_seconds() - start
+    config = ReprocessVisitImageConfig()
+    config.repair.doCosmicRay = False
+    config.load("resource://secondlight/configs/sdss/apertures.py")
+    final = ReprocessVisitImageTask(config=config)
+    final_steps = [n for n in config.toDict() if hasattr(getattr(final, n, None), "run")]
+    final_times = time_subtasks(final, final_steps)
+    start = user_seconds()
+    published = final.run(
+        exposures=[observation.image.copy()],
+        psf=result.exposure.psf,
+        background=result.background,
+        ap_corr=result.exposure.aperture_corrections,
+        photo_calib=result.initial_photo_calib,
+        wcs=result.exposure.sky_projection,
+        calib_sources=result.stars.to_astropy(),
+    )
+    final_times["total"] = user_seconds() - start
+    return first_times, final_times, len(published.sources)
+
+
+def main() -> None:
+    """Time both passes and print a table."""
+    observation = next((o for name, o in frames() if "r4" in name), None)
+    if observation is None:
+        return
+    run_both(observation)
+    first, final, n = run_both(observation)
+    table = Table(title=f"User CPU seconds on one SDSS frame (2048 x 1489, {n} sources)")
+    for heading in ("pass", "step", "seconds"):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+    for label, times in (("first", first), ("final", final)):
+        for step, seconds in sorted(times.items(), key=lambda item: -item[1]):
+            if seconds >= 0.005:
+                table.add_row(label, step, f"{seconds:.2f}")
+        table.add_section()
+    console = Console()
+    console.print(table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    console.print(f"Peak memory of the process, imports included: {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
