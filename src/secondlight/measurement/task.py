@@ -35,6 +35,7 @@ _DEFAULT_PLUGINS = (
     "base_CircularApertureFlux",
     "base_SkyCoord",
     "base_Variance",
+    "base_Blendedness",
     "base_LocalBackground",
     "base_CompensatedTophatFlux",
     "base_ClassificationSizeExtendedness",
@@ -47,7 +48,7 @@ class SingleFrameMeasurementConfig(pex_config.Config):
     plugins = plugin_registry.makeField(
         doc="Plugins to run, and their configurations.",
         multi=True,
-        default=[name for name in _DEFAULT_PLUGINS if name in plugin_registry],
+        default=list(_DEFAULT_PLUGINS),
     )
     undeblended = plugin_registry.makeField(
         doc="Plugins to run once more on the image without noise replacement.", multi=True, default=[]

@@ -2,6 +2,7 @@
 
 from . import (
     aperture_flux,
+    blendedness,
     extendedness,
     gaussian_flux,
     hsm,
@@ -17,6 +18,7 @@ from . import (
 
 __all__ = (
     "aperture_flux",
+    "blendedness",
     "extendedness",
     "gaussian_flux",
     "hsm",
