@@ -9,6 +9,7 @@ __all__ = (
     "determinant_radius",
     "kernel_stamps",
     "psf_shapes",
+    "stamp_shapes",
     "stellar_stamps",
     "trace_radius",
 )
