@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/secondlight demo $(REPO) --data $(DATA) -j $(JOBS)
 
 test: setup
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import pytest
 from lsst.daf.butler import Butler
 
 OUTPUT = "demo/run"
+QUANTUM_GRAPH = "demo.qg"
 
 
 def run_command(*arguments: str | Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("OUTPUT", "SKY_MAP", "run_demo")
+__all__ = ("OUTPUT", "QUANTUM_GRAPH", "SKY_MAP", "run_demo")
 
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from .pipeline import run_pipeline
 
 OUTPUT = "demo/run"
 """Collection of the demonstration's outputs."""
+
+QUANTUM_GRAPH = "demo.qg"
+"""Name of the file with the quantum graph, in the repository's folder; ``pipetask report`` reads it."""
 
 SKY_MAP = "secondlight_rings"
 """Name of the sky map of the demonstration."""
@@ -61,6 +64,7 @@ def run_demo(root: Path, data: Path, *, processes: int, console: Console | None 
         output=OUTPUT,
         where=f"instrument='{instrument.name}' AND skymap='{SKY_MAP}'",
         processes=processes,
+        extra=("--save-qgraph", str(root / QUANTUM_GRAPH)),
     )
     with Butler.from_config(str(root)) as butler:
         print_summary(

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("Repeatability", "VisitNumbers", "print_summary", "repeatability", "visit_numbers")
+__all__ = (
+    "Repeatability",
+    "VisitNumbers",
+    "held_out_sizes",
+    "print_summary",
+    "repeatability",
+    "visit_numbers",
+)
 
 import dataclasses
 from collections import defaultdict
@@ -10,7 +17,7 @@ from collections.abc import Iterable
 
 import astropy.table
 import numpy as np
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, DataCoordinate, DatasetRef
 from rich.console import Console
 from rich.table import Table
 
@@ -78,18 +85,12 @@ class Repeatability:
 
 def visit_numbers(butler: Butler, *, collections: str) -> list[VisitNumbers]:
     """Return the numbers of every published image of a run, sorted by visit and detector."""
-    refs = butler.query_datasets("sources_detector", collections=collections, explain=False)
     result = []
-    for ref in sorted(refs, key=lambda r: (r.dataId["visit"], r.dataId["detector"])):
+    for ref in _published(butler, collections):
         data_id = butler.registry.expandDataId(ref.dataId)
         record = butler.get("finalVisitSummary", data_id, collections=collections).find(data_id["detector"])
-        stars = butler.get("finalized_src_table", data_id, collections=collections)
-        stars = stars[stars["detector"] == data_id["detector"]]
-        first = butler.get("src", data_id, collections=collections).to_astropy()
-        reserved = stars[np.asarray(stars["calib_psf_reserved"])]
-        first = first[np.isin(first["id"], reserved["id"])]
-        final_sizes = _size_residuals(reserved)
-        first_sizes = _size_residuals(first)
+        stars = _psf_stars(butler, data_id, collections)
+        final_sizes, first_sizes = _held_out(butler, data_id, collections, stars)
         result.append(
             VisitNumbers(
                 visit=int(data_id["visit"]),
@@ -99,7 +100,7 @@ def visit_numbers(butler: Butler, *, collections: str) -> list[VisitNumbers]:
                 zero_point=record.photo_calib.zero_point,
                 psf_sigma=float(record.summary_stats.psfSigma),
                 psf_stars=int(np.sum(stars["calib_psf_used"])),
-                reserved_stars=len(reserved),
+                reserved_stars=int(np.sum(stars["calib_psf_reserved"])),
                 size_residual=_median(final_sizes),
                 size_scatter=_sigma(final_sizes),
                 first_size_residual=_median(first_sizes),
@@ -109,12 +110,40 @@ def visit_numbers(butler: Butler, *, collections: str) -> list[VisitNumbers]:
     return result
 
 
+def held_out_sizes(butler: Butler, *, collections: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (T_star - T_psf) / T_psf of the held-out stars of each image, by the final and the first PSF."""
+    return [
+        _held_out(butler, ref.dataId, collections, _psf_stars(butler, ref.dataId, collections))
+        for ref in _published(butler, collections)
+    ]
+
+
+def _published(butler: Butler, collections: str) -> list[DatasetRef]:
+    refs = butler.query_datasets("sources_detector", collections=collections, explain=False)
+    return sorted(refs, key=lambda r: (r.dataId["visit"], r.dataId["detector"]))
+
+
+def _psf_stars(butler: Butler, data_id: DataCoordinate, collections: str) -> astropy.table.Table:
+    """Return the stars of the final characterization of one detector."""
+    stars = butler.get("finalized_src_table", data_id, collections=collections)
+    return stars[np.asarray(stars["detector"]) == data_id["detector"]]
+
+
+def _held_out(
+    butler: Butler, data_id: DataCoordinate, collections: str, stars: astropy.table.Table
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the size residuals of the held-out stars against the final PSF and against the first."""
+    reserved = stars[np.asarray(stars["calib_psf_reserved"])]
+    first = butler.get("src", data_id, collections=collections).to_astropy()
+    return _size_residuals(reserved), _size_residuals(first[np.isin(first["id"], reserved["id"])])
+
+
 def _size_residuals(stars: astropy.table.Table) -> np.ndarray:
     """Return (T_star - T_psf) / T_psf of the stars with good moments."""
     t_star = np.asarray(stars["slot_Shape_xx"] + stars["slot_Shape_yy"])
     t_psf = np.asarray(stars["slot_PsfShape_xx"] + stars["slot_PsfShape_yy"])
     good = ~(np.asarray(stars["slot_Shape_flag"]) | np.asarray(stars["slot_PsfShape_flag"]))
-    return (t_star[good] - t_psf[good]) / t_psf[good]
+    return np.asarray((t_star[good] - t_psf[good]) / t_psf[good])
 
 
 def _median(values: np.ndarray) -> float:
