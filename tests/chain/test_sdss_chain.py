@@ -201,16 +201,31 @@ def test_zero_points_fit_the_reference_stars(butler: Butler) -> None:
         assert scatter < 0.020
 
 
-def test_running_again_gives_identical_tables(repository: Path, butler: Butler) -> None:
-    visit = min(int(r.dataId["visit"]) for r in butler.query_datasets("sources_detector"))
+def first_visit(butler: Butler) -> int:
+    return min(int(r.dataId["visit"]) for r in butler.query_datasets("sources_detector"))
+
+
+def final_pass_again(repository: Path, visit: int, pipeline: str, output: str) -> None:
     run_command(
-        tool("pipetask"), "run", "-b", repository, "-p", "resource://secondlight/pipelines/sdss/secondlight.yaml#final_pass",
-        "-i", OUTPUT, "-o", "demo/again", "-d", f"instrument='SDSS' AND visit={visit} AND skymap='{SKYMAP}'",
-        "--register-dataset-types",
+        tool("pipetask"), "run", "-b", repository, "-i", OUTPUT, "-o", output,
+        "-p", f"resource://secondlight/pipelines/sdss/{pipeline}", "--register-dataset-types",
+        "-d", f"instrument='SDSS' AND visit={visit} AND skymap='{SKYMAP}'",
     )  # fmt: skip
+
+
+def assert_same_tables(butler: Butler, visit: int, output: str) -> None:
     data_id = {"instrument": "SDSS", "visit": visit, "detector": 4}
     first = butler.get("sources_detector", data_id)
-    again = butler.get("sources_detector", data_id, collections="demo/again")
+    again = butler.get("sources_detector", data_id, collections=output)
     assert first.colnames == again.colnames
     for name in first.colnames:
         np.testing.assert_array_equal(np.asarray(first[name]), np.asarray(again[name]), err_msg=name)
+
+
+@pytest.mark.parametrize("pipeline", ["secondlight.yaml#final_pass", "final-pass-by-visit.yaml"])
+def test_running_again_gives_identical_tables(repository: Path, butler: Butler, pipeline: str) -> None:
+    """The same tasks once more, and a whole visit in one job instead of detector by detector."""
+    visit = first_visit(butler)
+    output = f"demo/again/{pipeline.split('.')[0]}"
+    final_pass_again(repository, visit, pipeline, output)
+    assert_same_tables(butler, visit, output)

@@ -7,7 +7,14 @@ from lsst.pipe.base import Pipeline
 
 from secondlight.cli.pipeline import find_pipeline
 
-PIPELINES = ("secondlight", "final-pass", "final-pass-by-visit", "rubin-names", "sdss/secondlight")
+PIPELINES = (
+    "secondlight",
+    "final-pass",
+    "final-pass-by-visit",
+    "rubin-names",
+    "sdss/secondlight",
+    "sdss/final-pass-by-visit",
+)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
