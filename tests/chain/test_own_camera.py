@@ -11,9 +11,10 @@ import pytest
 from lsst.daf.butler import Butler
 
 from secondlight.instruments.camera_description import CameraDescription
-from secondlight.instruments.generic import camera_instrument
+from secondlight.instruments.choice import camera_instrument
 from secondlight.instruments.ingest import ingest
 from secondlight.instruments.repository import make_repository
+from secondlight.sky.registration import register_sky_map
 from secondlight.sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 
 from ..scenes import make_visit_image
@@ -75,7 +76,7 @@ def butler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Butler]:
         "mask": {"file": "_sci->_msk"}, "zero_point": "MAGZP",
     }  # fmt: skip
     with make_repository(root) as repository:
-        RingsSkyMap(RingsSkyMapConfig(numRings=3)).register(repository, "rings3")
+        register_sky_map(RingsSkyMap(RingsSkyMapConfig(numRings=3)), repository, "rings3")
         camera = camera_instrument(CameraDescription.model_validate(description))
         assert len(ingest(repository, camera, [folder]).ingested) == 4
     run_command(

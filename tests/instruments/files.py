@@ -9,7 +9,8 @@ import astropy.io.fits
 import numpy as np
 
 from secondlight.instruments.camera_description import CameraDescription
-from secondlight.instruments.generic import GenericCamera, camera_instrument
+from secondlight.instruments.choice import camera_instrument
+from secondlight.instruments.generic import GenericCamera
 
 SHAPE = (50, 60)
 

@@ -7,7 +7,7 @@ import pytest
 from lsst.daf.butler import Butler, Config
 
 import secondlight
-from secondlight.sky.registration import SKY_MAP_COLLECTION
+from secondlight.sky.registration import SKY_MAP_COLLECTION, register_sky_map
 from secondlight.sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 
 
@@ -25,7 +25,7 @@ def sky_map() -> RingsSkyMap:
 
 
 def test_registered_map_reads_back_with_its_tracts(butler: Butler, sky_map: RingsSkyMap) -> None:
-    sky_map.register(butler, "small", patches_of=[4])
+    register_sky_map(sky_map, butler, "small", patches_of=[4])
     assert butler.get("skyMap", skymap="small", collections=SKY_MAP_COLLECTION) == sky_map
     (record,) = butler.query_dimension_records("skymap")
     assert (record.hash, record.tract_max) == (sky_map.sha1, len(sky_map))
@@ -40,31 +40,31 @@ def test_registered_map_reads_back_with_its_tracts(butler: Butler, sky_map: Ring
 
 
 def test_registering_again_adds_only_patches(butler: Butler, sky_map: RingsSkyMap) -> None:
-    sky_map.register(butler, "small")
-    sky_map.register(butler, "small", patches_of=[4])
-    sky_map.register(butler, "small", patches_of=[4, 5])
+    register_sky_map(sky_map, butler, "small")
+    register_sky_map(sky_map, butler, "small", patches_of=[4])
+    register_sky_map(sky_map, butler, "small", patches_of=[4, 5])
     assert len(butler.query_dimension_records("tract", skymap="small")) == len(sky_map)
     assert {r.tract for r in butler.query_dimension_records("patch", skymap="small")} == {4, 5}
     assert len(butler.query_datasets("skyMap", collections=SKY_MAP_COLLECTION)) == 1
 
 
 def test_another_map_of_the_same_name_is_refused(butler: Butler, sky_map: RingsSkyMap) -> None:
-    sky_map.register(butler, "small")
+    register_sky_map(sky_map, butler, "small")
     other = RingsSkyMap(RingsSkyMapConfig(numRings=4))
     with pytest.raises(ValueError, match="different sky map named 'small'"):
-        other.register(butler, "small")
-    other.register(butler, "other")
+        register_sky_map(other, butler, "small")
+    register_sky_map(other, butler, "other")
     assert butler.get("skyMap", skymap="other", collections=SKY_MAP_COLLECTION) == other
 
 
 def test_a_tract_that_does_not_exist_changes_nothing(butler: Butler, sky_map: RingsSkyMap) -> None:
     with pytest.raises(IndexError, match="not 999"):
-        sky_map.register(butler, "small", patches_of=[999])
+        register_sky_map(sky_map, butler, "small", patches_of=[999])
     assert not butler.query_dimension_records("skymap", explain=False)
 
 
 def test_tracts_are_found_by_position(butler: Butler, sky_map: RingsSkyMap) -> None:
-    sky_map.register(butler, "small")
+    register_sky_map(sky_map, butler, "small")
     tract = sky_map.find_tract(100.0, 20.0)
     where = "tract.region OVERLAPS POINT(100.0, 20.0)"
     found = {r.id for r in butler.query_dimension_records("tract", skymap="small", where=where)}

@@ -13,6 +13,7 @@ from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
 from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
 import secondlight
+from secondlight.sky.registration import register_sky_map
 from secondlight.sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 from secondlight.tasks.isolated_star_association import (
     IsolatedStarAssociationConfig,
@@ -400,7 +401,7 @@ def test_in_a_data_repository(tmp_path: Path) -> None:
     Butler.makeRepo(str(tmp_path), config=Config(str(defaults)))
     tables = make_visits(*star_grid())
     with Butler.from_config(str(tmp_path), writeable=True, run="input") as butler:
-        SKY_MAP.register(butler, "test")
+        register_sky_map(SKY_MAP, butler, "test")
         register_visits(butler, tables)
         for visit, table in tables.items():
             butler.put(table, "preSourceTable_visit", instrument="Cam", visit=visit)

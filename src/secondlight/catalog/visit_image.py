@@ -17,8 +17,8 @@ def replace_components(visit_image: VisitImage, /, **components: Any) -> VisitIm
     visit_image
         The image to start from.
     **components
-        Keyword arguments of `lsst.images.VisitImage` (``image``, ``psf``, ``sky_projection``, ``photometric_scaling``,
-        ``aperture_corrections``, ``backgrounds``, ``summary_stats``, ``metadata``, ``mask``, ...).
+        Arguments of `lsst.images.VisitImage` (``image``, ``mask``, ``psf``, ``sky_projection``,
+        ``photometric_scaling``, ``aperture_corrections``, ``backgrounds``, ``summary_stats``, ...).
     """
     # Read the private attribute: the public property raises for a PSF that could not be read from its file.
     arguments: dict[str, Any] = {

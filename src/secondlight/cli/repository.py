@@ -90,11 +90,12 @@ def ingest(
 def register_skymap(repository: str, name: str, settings: tuple[str, ...]) -> None:
     """Divide the sky into tracts, in REPO, to associate the stars of overlapping visits."""
     from ..instruments.choice import parse_settings
+    from ..sky.registration import register_sky_map
     from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 
     with _errors_for_people(), _open(repository) as butler:
         sky_map = RingsSkyMap(RingsSkyMapConfig(**({"numRings": _N_RINGS} | parse_settings(settings))))
-        sky_map.register(butler, name)
+        register_sky_map(sky_map, butler, name)
         click.echo(f"Sky map {name} with {len(sky_map)} tracts registered.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("choose_instrument", "parse_settings")
+__all__ = ("camera_instrument", "choose_instrument", "parse_settings")
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 from lsst.utils import doImportType
 
+from . import named
 from .base import SurveyInstrument
 from .camera_description import CameraDescription
 from .decam import DecamCp
-from .generic import camera_instrument
+from .generic import GenericCamera
 from .sdss import SdssImager
 
 _KNOWN: dict[str, type[SurveyInstrument]] = {"sdss": SdssImager, "decam": DecamCp}
@@ -71,3 +72,10 @@ def choose_instrument(
     if not issubclass(chosen, SurveyInstrument):
         raise ValueError(f"{name} is not a SurveyInstrument, so it cannot read images.")
     return chosen()
+
+
+def camera_instrument(description: CameraDescription) -> GenericCamera:
+    """Return the instrument of a description; its class can be found again by its name."""
+    camera: GenericCamera = getattr(named, description.name)()
+    camera.description = description
+    return camera

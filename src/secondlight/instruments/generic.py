@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("GenericCamera", "camera_instrument")
+__all__ = ("GenericCamera",)
 
 import math
 from collections.abc import Iterable, Sequence
@@ -154,15 +154,6 @@ class GenericCamera(SurveyInstrument):
             observing_day=observing_day(begin),
             observation_counter=file.visit,
         )
-
-
-def camera_instrument(description: CameraDescription) -> GenericCamera:
-    """Return the instrument of a description; its class can be found again by its name."""
-    from . import named
-
-    camera: GenericCamera = getattr(named, description.name)()
-    camera.description = description
-    return camera
 
 
 def _image_of(

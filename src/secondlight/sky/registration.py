@@ -5,14 +5,12 @@ from __future__ import annotations
 __all__ = ("SKY_MAP_COLLECTION", "SKY_MAP_DATASET_TYPE", "register_sky_map")
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsst.daf.butler import Butler, DatasetType
 
+from .sky_map import RingsSkyMap
 from .tract import Tract
-
-if TYPE_CHECKING:
-    from .sky_map import RingsSkyMap
 
 SKY_MAP_COLLECTION = "skymaps"
 """RUN collection of all sky maps."""

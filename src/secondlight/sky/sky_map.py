@@ -8,19 +8,16 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
-from lsst.daf.butler import Butler
 from lsst.images.serialization import ArchiveTree, InputArchive, InvalidParameterError, OutputArchive
 from lsst.pex.config import ChoiceField, Config, ListField, RangeField
 from lsst.pex.config import Field as ConfigField
 from lsst.sphgeom import AngleInterval, NormalizedAngleInterval
 from lsst.sphgeom import Box as SkyBox
 
-from .registration import register_sky_map
 from .tract import Tract, TractGrid
 
 
@@ -187,10 +184,6 @@ class RingsSkyMap:
         """Hash of the parameters (20 bytes)."""
         text = json.dumps({"class": type(self).__name__, **self._config.toDict()}, sort_keys=True)
         return hashlib.sha1(text.encode(), usedforsecurity=False).digest()
-
-    def register(self, butler: Butler, name: str, *, patches_of: Iterable[int] = ()) -> None:
-        """Make the map known to a data repository; see `secondlight.sky.registration.register_sky_map`."""
-        register_sky_map(self, butler, name, patches_of=patches_of)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RingsSkyMap):
