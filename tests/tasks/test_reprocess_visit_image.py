@@ -1,106 +1,45 @@
+"""The final pass over a visit image, in memory."""
+
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import astropy.table
 import astropy.units as u
 import numpy as np
 import pytest
-from lsst.images import BackgroundMap, Box, Image, Mask, VisitImage
+from lsst.images import Image, Mask
 from lsst.images.fields import ChebyshevField
 from lsst.pex.config import FieldValidationError
 from lsst.pipe.base import (
-    AlgorithmError,
-    AnnotatedPartialOutputsError,
     Struct,
-    UpstreamFailureNoWorkFound,
 )
 
 from secondlight.background.fields import make_background
-from secondlight.catalog.ids import IdGenerator
 from secondlight.catalog.mask_planes import make_mask_schema, mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
-from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
-from secondlight.sky.matching import match_pairs
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
-from tests.parity.pack import load_pack
 from tests.scenes import make_visit_image
 
-VISIT = 1 << 33
-DETECTOR = 42
-X0, Y0, WIDTH, HEIGHT = 5, 4, 201, 181
-SIGMA, NOISE = 2.0, 10.0
-POINT_X = np.array([162, 40, 100, 50, 92, 175])
-POINT_Y = np.array([25, 70, 160, 120, 35, 154])
-UNIT_FLUX = NOISE * math.sqrt(4 * math.pi * SIGMA**2)
-POINT_FLUX = UNIT_FLUX * np.array([6, 12, 45, 150, 400, 1000])
-CALIB = PhotoCalib(12.3, 0.1)
-
-
-def make_scene(*, seed: int = 5) -> VisitImage:
-    """Six stars, one galaxy and a cosmic ray, on a sloping background."""
-    image = make_visit_image(
-        width=WIDTH, height=HEIGHT, x0=X0, y0=Y0, x=POINT_X, y=POINT_Y, flux=POINT_FLUX, sigma=SIGMA,
-        noise=NOISE, seed=seed, visit=VISIT, detector=DETECTOR,
-    )  # fmt: skip
-    grid_x, grid_y = np.meshgrid(image.bbox.x.arange - 100.0, image.bbox.y.arange - 100.0)
-    # Moments (8, 9, 3) seen through the PSF.
-    xx, yy, xy = 8 + SIGMA**2, 9 + SIGMA**2, 3.0
-    det = xx * yy - xy**2
-    q = (yy * grid_x**2 + xx * grid_y**2 - 2 * xy * grid_x * grid_y) / det
-    galaxy = 500 * UNIT_FLUX * np.exp(-0.5 * q) / (2 * math.pi * math.sqrt(det))
-    image.image.array[...] += galaxy.astype(np.float32)
-    image.image.array[60 - Y0 : 62 - Y0, 60 - X0] = 10000
-    return image
-
-
-def background_field(bbox: Box) -> ChebyshevField:
-    return ChebyshevField(bbox, np.array([[100.0, 3.0], [2.0, 0.0]]))
-
-
-def make_calib_sources(image: VisitImage) -> astropy.table.Table:
-    """Truth of two detectors; on ours the faintest star alone was used for the PSF, on the other all were."""
-    sky = image.sky_projection.pixel_to_sky(x=POINT_X.astype(float), y=POINT_Y.astype(float))
-    table = astropy.table.Table()
-    table["detector"] = np.full(len(POINT_X), DETECTOR, dtype=np.int32)
-    table["coord_ra"] = astropy.table.Column(sky.ra.rad, unit="rad")
-    table["coord_dec"] = astropy.table.Column(sky.dec.rad, unit="rad")
-    table["calib_psf_candidate"] = True
-    table["calib_psf_used"] = np.arange(len(POINT_X)) == 0
-    table["calib_psf_reserved"] = False
-    other = table.copy()
-    other["detector"] = 43
-    other["calib_psf_used"] = True
-    return astropy.table.vstack([table, other])
-
-
-def make_config(**values: Any) -> ReprocessVisitImageConfig:
-    config = ReprocessVisitImageConfig()
-    config.sky_sources.nSources = 2
-    for name, value in values.items():
-        setattr(config, name, value)
-    config.validate()
-    return config
-
-
-def make_inputs(image: VisitImage, **values: Any) -> dict[str, Any]:
-    """Return the arguments of `run`; the background is still in the image."""
-    field = background_field(image.bbox)
-    image.image.array[...] += field.render().array.astype(np.float32)
-    return {
-        "exposures": [image],
-        "psf": image.psf,
-        "background": make_background(field),
-        "ap_corr": {},
-        "photo_calib": CALIB,
-        "wcs": image.sky_projection,
-        "calib_sources": make_calib_sources(image),
-        "id_generator": IdGenerator(7, 20),
-        "visit": VISIT,
-    } | values
+from .reprocess_scenes import (
+    CALIB,
+    DETECTOR,
+    HEIGHT,
+    NOISE,
+    POINT_FLUX,
+    POINT_X,
+    POINT_Y,
+    SIGMA,
+    VISIT,
+    WIDTH,
+    X0,
+    Y0,
+    background_field,
+    make_calib_sources,
+    make_config,
+    make_inputs,
+    make_scene,
+)
 
 
 @pytest.fixture(scope="module")
@@ -380,143 +319,3 @@ def test_connections_follow_the_configuration() -> None:
     assert not names & optional
     config.remove_initial_photo_calib = config.do_use_sky_corr = config.do_apply_flat_background_ratio = True
     assert optional <= set(config.connections.ConnectionsClass(config=config).inputs)
-
-
-class FakeButler:
-    """Stands in for the context of a quantum: hands out inputs and keeps what is put."""
-
-    def __init__(self, inputs: dict[str, Any]) -> None:
-        self.inputs = inputs
-        self.written: Struct | None = None
-
-    def get(self, refs: Any) -> dict[str, Any]:
-        """Return the inputs."""
-        return dict(self.inputs)
-
-    def put(self, values: Struct, refs: Any) -> None:
-        """Keep the outputs."""
-        self.written = values
-
-
-def run_quantum(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask, image: VisitImage, **record: Any
-) -> FakeButler:
-    inputs = make_inputs(image)
-    values = {"psf": inputs["psf"], "sky_projection": inputs["wcs"], "photo_calib": CALIB} | record
-    values.setdefault("aperture_corrections", {})
-    detector = values.pop("detector", DETECTOR)
-    butler = FakeButler(
-        {
-            "exposures": inputs["exposures"],
-            "preliminary_mask": image.mask,
-            "visit_summary": VisitSummary(VISIT, [DetectorSummary(detector, **values)]),
-            "background_1": inputs["background"],
-            "calib_sources": inputs["calib_sources"],
-        }
-    )
-    generator = IdGenerator(7, 20)
-    monkeypatch.setattr(type(task.config.id_generator), "apply", lambda self, data_id: generator)
-    refs = SimpleNamespace(exposure=SimpleNamespace(dataId={"visit": VISIT, "detector": DETECTOR}))
-    try:
-        task.runQuantum(butler, None, refs)  # type: ignore[arg-type]
-    except AnnotatedPartialOutputsError as error:
-        butler.error = error  # type: ignore[attr-defined]
-    return butler
-
-
-def test_quantum(monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask, outputs: Struct) -> None:
-    written = run_quantum(monkeypatch, task, make_scene()).written
-    assert written is not None
-    np.testing.assert_array_equal(written.exposure.image.array, outputs.exposure.image.array)
-    assert len(written.sources) == 9
-
-
-@pytest.mark.parametrize(
-    ("record", "texts"),
-    [
-        ({"detector": 43}, ["Detector 42", "no row"]),
-        (
-            {"psf": None, "photo_calib": None},
-            ["its PSF is missing", "its photometric calibration is missing"],
-        ),
-        (
-            {"sky_projection": None, "aperture_corrections": None},
-            ["its WCS is missing", "its aperture-correction map is missing"],
-        ),
-    ],
-)
-def test_missing_calibrations_are_named(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask, record: dict[str, Any], texts: list[str]
-) -> None:
-    with pytest.raises(UpstreamFailureNoWorkFound) as caught:
-        run_quantum(monkeypatch, task, make_scene(), **record)
-    positions = [str(caught.value).index(text) for text in texts]
-    assert positions == sorted(positions)
-
-
-class MadeUpError(AlgorithmError):
-    """A failure of an algorithm."""
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Some numbers."""
-        return {"n_pixels": 12}
-
-
-def test_partial_outputs_are_calibrated_and_marked(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise MadeUpError("too many cosmic rays")
-
-    image = make_scene()
-    counts = image.image.array.copy()
-    monkeypatch.setattr(task.repair, "run", fail)
-    butler = run_quantum(monkeypatch, task, image)
-    assert isinstance(butler.error.__cause__, MadeUpError)  # type: ignore[attr-defined]
-    written = butler.written
-    assert written is not None
-    assert written.exposure.unit == u.nJy
-    np.testing.assert_allclose(written.exposure.image.array, counts * np.float32(12.3), rtol=1e-4, atol=0.02)
-    assert written.exposure.metadata["failure_message"] == "too many cosmic rays"
-    assert written.exposure.metadata["failure_n_pixels"] == 12
-    assert isinstance(written.background, BackgroundMap)
-    assert not hasattr(written, "sources")
-    assert "failure" in task.metadata
-
-
-def test_nothing_is_written_if_it_fails_early(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise MadeUpError("no snaps")
-
-    monkeypatch.setattr(task.snap_combine, "run", fail)
-    assert run_quantum(monkeypatch, task, make_scene()).written == Struct()
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize(("name", "false_flags"), [("A", 9), ("B", 12)])
-def test_calibration_stars_of_the_parity_packs(
-    data_dir: Path, task: ReprocessVisitImageTask, name: str, false_flags: int
-) -> None:
-    """The reference flags sources that have no calibration star; we do not."""
-    pack = load_pack(data_dir, name)
-    sources = pack.sources.copy()
-    reference = sources["calib_psf_candidate"].copy()
-    for flag in ("calib_psf_used", "calib_psf_candidate", "calib_psf_reserved"):
-        sources[flag] = False
-    task._match_calib_sources(sources, pack.calib_sources, detector=pack.detector)
-    stars = pack.calib_sources
-    near, _, _ = match_pairs(
-        *(np.degrees(sources[f"coord_{axis}"]) for axis in ("ra", "dec")),
-        *(np.degrees(np.asarray(stars[f"coord_{axis}"])) for axis in ("ra", "dec")),
-        0.2,
-    )
-    has_star = np.isin(np.arange(len(sources)), near)
-    ours = sources["calib_psf_candidate"]
-    assert (reference & ~has_star).sum() == false_flags
-    assert not (ours & ~has_star).any()
-    assert not (ours & (sources["deblend_nChild"] > 0)).any()
-    childless = has_star & (sources["deblend_nChild"] == 0)
-    assert ours.sum() > 0.95 * childless.sum()

@@ -1,0 +1,90 @@
+"""An image with sources of every kind and the inputs of its final pass."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import astropy.table
+import numpy as np
+from lsst.images import Box, VisitImage
+from lsst.images.fields import ChebyshevField
+
+from secondlight.background.fields import make_background
+from secondlight.catalog.ids import IdGenerator
+from secondlight.catalog.photo_calib import PhotoCalib
+from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig
+from tests.scenes import make_visit_image
+
+VISIT = 1 << 33
+DETECTOR = 42
+X0, Y0, WIDTH, HEIGHT = 5, 4, 201, 181
+SIGMA, NOISE = 2.0, 10.0
+POINT_X = np.array([162, 40, 100, 50, 92, 175])
+POINT_Y = np.array([25, 70, 160, 120, 35, 154])
+UNIT_FLUX = NOISE * math.sqrt(4 * math.pi * SIGMA**2)
+POINT_FLUX = UNIT_FLUX * np.array([6, 12, 45, 150, 400, 1000])
+CALIB = PhotoCalib(12.3, 0.1)
+
+
+def make_scene(*, seed: int = 5) -> VisitImage:
+    """Six stars, one galaxy and a cosmic ray, on a sloping background."""
+    image = make_visit_image(
+        width=WIDTH, height=HEIGHT, x0=X0, y0=Y0, x=POINT_X, y=POINT_Y, flux=POINT_FLUX, sigma=SIGMA,
+        noise=NOISE, seed=seed, visit=VISIT, detector=DETECTOR,
+    )  # fmt: skip
+    grid_x, grid_y = np.meshgrid(image.bbox.x.arange - 100.0, image.bbox.y.arange - 100.0)
+    # Moments (8, 9, 3) seen through the PSF.
+    xx, yy, xy = 8 + SIGMA**2, 9 + SIGMA**2, 3.0
+    det = xx * yy - xy**2
+    q = (yy * grid_x**2 + xx * grid_y**2 - 2 * xy * grid_x * grid_y) / det
+    galaxy = 500 * UNIT_FLUX * np.exp(-0.5 * q) / (2 * math.pi * math.sqrt(det))
+    image.image.array[...] += galaxy.astype(np.float32)
+    image.image.array[60 - Y0 : 62 - Y0, 60 - X0] = 10000
+    return image
+
+
+def background_field(bbox: Box) -> ChebyshevField:
+    return ChebyshevField(bbox, np.array([[100.0, 3.0], [2.0, 0.0]]))
+
+
+def make_calib_sources(image: VisitImage) -> astropy.table.Table:
+    """Truth of two detectors; on ours the faintest star alone was used for the PSF, on the other all were."""
+    sky = image.sky_projection.pixel_to_sky(x=POINT_X.astype(float), y=POINT_Y.astype(float))
+    table = astropy.table.Table()
+    table["detector"] = np.full(len(POINT_X), DETECTOR, dtype=np.int32)
+    table["coord_ra"] = astropy.table.Column(sky.ra.rad, unit="rad")
+    table["coord_dec"] = astropy.table.Column(sky.dec.rad, unit="rad")
+    table["calib_psf_candidate"] = True
+    table["calib_psf_used"] = np.arange(len(POINT_X)) == 0
+    table["calib_psf_reserved"] = False
+    other = table.copy()
+    other["detector"] = 43
+    other["calib_psf_used"] = True
+    return astropy.table.vstack([table, other])
+
+
+def make_config(**values: Any) -> ReprocessVisitImageConfig:
+    config = ReprocessVisitImageConfig()
+    config.sky_sources.nSources = 2
+    for name, value in values.items():
+        setattr(config, name, value)
+    config.validate()
+    return config
+
+
+def make_inputs(image: VisitImage, **values: Any) -> dict[str, Any]:
+    """Return the arguments of `run`; the background is still in the image."""
+    field = background_field(image.bbox)
+    image.image.array[...] += field.render().array.astype(np.float32)
+    return {
+        "exposures": [image],
+        "psf": image.psf,
+        "background": make_background(field),
+        "ap_corr": {},
+        "photo_calib": CALIB,
+        "wcs": image.sky_projection,
+        "calib_sources": make_calib_sources(image),
+        "id_generator": IdGenerator(7, 20),
+        "visit": VISIT,
+    } | values
