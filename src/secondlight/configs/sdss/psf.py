@@ -1,7 +1,8 @@
 """The PSF and the aperture corrections of SDSS frames.
 
-A frame has some fifty good stars, and its pixels are twice as large as those the defaults are made for: a grid
-of 17 pixels (6.7 arcsec) is as wide on the sky as 33 pixels of 0.2 arcsec, and what it leaves out is noise.
+A frame has some fifty good stars, and its pixels are twice as large as those the defaults are made for:
+a grid of 17 pixels (6.7 arcsec) is as wide on the sky as 33 pixels of 0.2 arcsec, and what it leaves out is
+noise.
 Aperture corrections need the fainter stars too, and a plane is as much as they can tell.
 """
 
