@@ -91,6 +91,7 @@ class GenericCamera(SurveyInstrument):
             metadata={
                 "INPUT_FILE": file.path.name,
                 "GAIN": _nan_if_none(values.number(described.gain)),
+                "READ_NOISE": _nan_if_none(values.number(described.read_noise)),
                 "SATURATION": _nan_if_none(values.number(described.saturation)),
                 "PSF_SOURCE": "Gaussian guess of 2 pixels"
                 if seeing is None
