@@ -85,8 +85,11 @@ def test_reference_catalog(repository, tmp_path):
 
 def test_sky_map(repository):
     result = run("register-skymap", repository, "--name", "small", "-c", "numRings=3")
+    assert result.exit_code == 1
+    assert "has no visits yet" in result.output
+    result = run("register-skymap", repository, "--name", "small", "-c", "numRings=3", "--all-tracts")
     assert result.exit_code == 0, result.output
-    assert "Sky map small with" in result.output
+    assert "tracts of sky map small are registered" in result.output
     wrong = run("register-skymap", repository, "--name", "bad", "-c", "numRings=-3")
     assert wrong.exit_code == 1
 

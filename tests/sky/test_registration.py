@@ -7,7 +7,7 @@ import pytest
 from lsst.daf.butler import Butler, Config
 
 import secondlight
-from secondlight.sky.registration import SKY_MAP_COLLECTION, register_sky_map
+from secondlight.sky.registration import SKY_MAP_COLLECTION, register_sky_map, tracts_of_visits
 from secondlight.sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 
 
@@ -70,3 +70,19 @@ def test_tracts_are_found_by_position(butler: Butler, sky_map: RingsSkyMap) -> N
     found = {r.id for r in butler.query_dimension_records("tract", skymap="small", where=where)}
     assert tract.id in found
     assert len(found) < len(sky_map) // 2
+
+
+def test_some_tracts_first_and_more_later(butler: Butler, sky_map: RingsSkyMap) -> None:
+    def registered() -> set[int]:
+        return {r.id for r in butler.query_dimension_records("tract", skymap="small", explain=False)}
+
+    register_sky_map(sky_map, butler, "small", tracts=[3, 1])
+    assert registered() == {1, 3}
+    register_sky_map(sky_map, butler, "small", tracts=[3, 4], patches_of=[6])
+    assert registered() == {1, 3, 4, 6}
+    register_sky_map(sky_map, butler, "small")
+    assert registered() == set(range(len(sky_map)))
+
+
+def test_without_visits_no_tract_is_covered(butler: Butler, sky_map: RingsSkyMap) -> None:
+    assert tracts_of_visits(sky_map, butler) == []

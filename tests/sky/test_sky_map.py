@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lsst.images import Box
 from lsst.images.serialization import read_archive, write_archive
-from lsst.sphgeom import Angle, LonLat, UnitVector3d
+from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from secondlight.sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 from secondlight.sky.tract import TractGrid
@@ -216,3 +216,17 @@ def test_stored_form_gives_the_same_map(tmp_path: Path) -> None:
 def test_impossible_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"numRings|pixelScale|patchInnerDimensions|tractOverlap"):
         make_map(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec"), [(351.65, 0.1), (0.01, -0.7), (123.0, 88.9), (200.0, -89.9), (77.0, 45.0)]
+)
+@pytest.mark.parametrize("radius", [0.05, 2.0])
+def test_overlapping_tracts_are_those_whose_polygon_meets_the_region(
+    ra: float, dec: float, radius: float
+) -> None:
+    sky_map = RingsSkyMap(RingsSkyMapConfig(numRings=20, tractOverlap=0.5))
+    region = Circle(UnitVector3d(LonLat.fromDegrees(ra, dec)), Angle.fromDegrees(radius))
+    expected = [i for i in range(len(sky_map)) if sky_map[i].outer_polygon.overlaps(region) is not False]
+    assert sky_map.find_overlapping([region]) == expected
+    assert sky_map.find_tract(ra, dec).id in expected

@@ -15,7 +15,7 @@ from ..instruments.repository import make_repository
 from ..instruments.sdss import SdssImager
 from ..report.pictures import draw_visit
 from ..report.summary import print_summary, repeatability, visit_numbers
-from ..sky.registration import register_sky_map
+from ..sky.registration import register_sky_map, tracts_of_visits
 from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 from .pipeline import run_pipeline
 
@@ -96,12 +96,13 @@ def _fill_repository(root: Path, data: Path, console: Console) -> None:
     """Make the repository and put everything the pipeline reads into it."""
     is_new = not (root / "butler.yaml").exists()
     with make_repository(root) if is_new else Butler.from_config(str(root), writeable=True) as butler:
-        register_sky_map(RingsSkyMap(RingsSkyMapConfig(numRings=120)), butler, SKY_MAP)
         instrument = SdssImager()
         report = ingest(
             butler, instrument, [data], progress=lambda file: console.print(f"Ingesting {file.path.name}")
         )
         console.print(f"{len(report.ingested)} frames ingested, {len(report.skipped)} were there already.")
+        sky_map = RingsSkyMap(RingsSkyMapConfig(numRings=120))
+        register_sky_map(sky_map, butler, SKY_MAP, tracts=tracts_of_visits(sky_map, butler))
         reference = data / "refcat" / "stars.fits"
         if reference.exists():
             ingest_reference_catalog(butler, reference)

@@ -84,19 +84,28 @@ def ingest(
 @click.command("register-skymap")
 @_repository
 @click.option("--name", default="secondlight_rings", show_default=True, help="Name of the sky map.")
+@click.option("--all-tracts", is_flag=True, help="Register the whole sky, not only what the images cover.")
 @click.option(
     "-c", "--config", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a field of the sky map."
 )
-def register_skymap(repository: str, name: str, settings: tuple[str, ...]) -> None:
-    """Divide the sky into tracts, in REPO, to associate the stars of overlapping visits."""
+def register_skymap(repository: str, name: str, all_tracts: bool, settings: tuple[str, ...]) -> None:
+    """Divide the sky into tracts, in REPO, to associate the stars of overlapping visits.
+
+    Registers the tracts that the images in REPO overlap; run it again after more images came in.
+    """
     from ..instruments.choice import parse_settings
-    from ..sky.registration import register_sky_map
+    from ..sky.registration import register_sky_map, tracts_of_visits
     from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 
     with _errors_for_people(), _open(repository) as butler:
         sky_map = RingsSkyMap(RingsSkyMapConfig(**({"numRings": _N_RINGS} | parse_settings(settings))))
-        register_sky_map(sky_map, butler, name)
-        click.echo(f"Sky map {name} with {len(sky_map)} tracts registered.")
+        tracts = range(len(sky_map)) if all_tracts else tracts_of_visits(sky_map, butler)
+        if not tracts:
+            raise click.ClickException(
+                f"{repository} has no visits yet: ingest images first, or register everything (--all-tracts)."
+            )
+        register_sky_map(sky_map, butler, name, tracts=tracts)
+        click.echo(f"{len(tracts)} of {len(sky_map)} tracts of sky map {name} are registered.")
 
 
 @click.command("ingest-refcat")

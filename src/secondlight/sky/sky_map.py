@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +16,10 @@ import pydantic
 from lsst.images.serialization import ArchiveTree, InputArchive, InvalidParameterError, OutputArchive
 from lsst.pex.config import ChoiceField, Config, ListField, RangeField
 from lsst.pex.config import Field as ConfigField
-from lsst.sphgeom import AngleInterval, NormalizedAngleInterval
+from lsst.sphgeom import AngleInterval, NormalizedAngleInterval, Region
 from lsst.sphgeom import Box as SkyBox
 
+from .matching import unit_vectors
 from .tract import Tract, TractGrid
 
 
@@ -178,6 +180,31 @@ class RingsSkyMap:
         if tract_id < 0:
             raise ValueError(f"No tract at RA {ra}, Dec {dec}: expected two finite numbers, in degrees.")
         return self[tract_id]
+
+    def find_overlapping(self, regions: Iterable[Region]) -> list[int]:
+        """Return the tracts whose pixels overlap any of some regions of the sky, ascending.
+
+        Parameters
+        ----------
+        regions
+            Regions, `lsst.sphgeom.Region`.
+        """
+        found: set[int] = set()
+        for region in regions:
+            circle = region.getBoundingCircle()
+            reach = circle.getOpeningAngle().asRadians() + self._grid.circumradius
+            direction = circle.getCenter()
+            cosines = self._centers @ (direction.x(), direction.y(), direction.z())
+            for tract_id in np.nonzero(cosines >= math.cos(min(reach, math.pi)))[0]:
+                if tract_id not in found and self[int(tract_id)].outer_polygon.overlaps(region) is not False:
+                    found.add(int(tract_id))
+        return sorted(found)
+
+    @functools.cached_property
+    def _centers(self) -> np.ndarray:
+        """Unit vectors of the centres of all tracts, float64 (n, 3)."""
+        tracts = [self[i] for i in range(len(self))]
+        return unit_vectors(np.array([t.ra for t in tracts]), np.array([t.dec for t in tracts]))
 
     @functools.cached_property
     def sha1(self) -> bytes:

@@ -86,6 +86,14 @@ class TractGrid:
         (n_x, n_y), (inner_x, inner_y) = self.n_patches, self.patch_inner
         return Box.factory[0 : n_y * inner_y, 0 : n_x * inner_x]
 
+    @functools.cached_property
+    def circumradius(self) -> float:
+        """Largest angle between the tangent point and a pixel, radians."""
+        box, (x, y) = self.bbox, self.tangent_pixel
+        reach_x = max(x - box.x.start, box.x.stop - x)
+        reach_y = max(y - box.y.start, box.y.stop - y)
+        return math.atan(math.hypot(reach_x, reach_y) * math.radians(self.pixel_scale / 3600))
+
     def patch_inner_bbox(self, x: int, y: int) -> Box:
         """Return the pixels that belong to a patch alone."""
         size_x, size_y = self.patch_inner
