@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ("FinalizeCharacterizationConfigBase", "FinalizeCharacterizationConnectionsBase")
+__all__ = (
+    "FinalizeCharacterizationConfigBase",
+    "FinalizeCharacterizationConnectionsBase",
+    "VisitCharacterizationOutputs",
+)
 
 from typing import Any
 
@@ -97,6 +101,25 @@ class FinalizeCharacterizationConnectionsBase(
         super().__init__(config=config)
         if config is not None and not config.needs_fgcm():
             del self.fgcm_standard_star
+
+
+class VisitCharacterizationOutputs(
+    PipelineTaskConnections, dimensions=("instrument", "visit"), defaultTemplates={}
+):
+    """Outputs of the tasks that characterize a whole visit."""
+
+    finalized_psf_ap_corr_cat = cT.Output(
+        doc="Final PSF and aperture corrections of every detector of the visit.",
+        name="finalized_psf_ap_corr_catalog",
+        storageClass="VisitSummary",
+        dimensions=("instrument", "visit"),
+    )
+    finalized_src_table = cT.Output(
+        doc="Stars of the visit, measured with the final PSFs.",
+        name="finalized_src_table",
+        storageClass="ArrowAstropy",
+        dimensions=("instrument", "visit"),
+    )
 
 
 class FinalizeCharacterizationConfigBase(

@@ -11,15 +11,16 @@ __all__ = (
 from collections.abc import Mapping
 from typing import Any
 
-from lsst.pipe.base import NoWorkFound, PipelineTask, PipelineTaskConfig, PipelineTaskConnections, Struct
+from lsst.pipe.base import NoWorkFound, PipelineTask, PipelineTaskConfig, Struct
 from lsst.pipe.base import connectionTypes as cT
 
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
+from ._finalize_config import VisitCharacterizationOutputs
 from ._finalize_shared import load, stack_tables
 
 
 class ConsolidateFinalizeCharacterizationDetectorConnections(
-    PipelineTaskConnections, dimensions=("instrument", "visit"), defaultTemplates={}
+    VisitCharacterizationOutputs, dimensions=("instrument", "visit"), defaultTemplates={}
 ):
     """Inputs and outputs of `ConsolidateFinalizeCharacterizationDetectorTask`."""
 
@@ -38,18 +39,6 @@ class ConsolidateFinalizeCharacterizationDetectorConnections(
         dimensions=("instrument", "visit", "detector"),
         multiple=True,
         deferLoad=True,
-    )
-    finalized_psf_ap_corr_cat = cT.Output(
-        doc="Final PSF and aperture corrections of every detector of the visit.",
-        name="finalized_psf_ap_corr_catalog",
-        storageClass="VisitSummary",
-        dimensions=("instrument", "visit"),
-    )
-    finalized_src_table = cT.Output(
-        doc="Stars of the visit, measured with the final PSFs.",
-        name="finalized_src_table",
-        storageClass="ArrowAstropy",
-        dimensions=("instrument", "visit"),
     )
 
 

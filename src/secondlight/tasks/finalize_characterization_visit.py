@@ -17,7 +17,11 @@ from lsst.pipe.base import NoWorkFound, Struct
 from lsst.pipe.base import connectionTypes as cT
 
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
-from ._finalize_config import FinalizeCharacterizationConfigBase, FinalizeCharacterizationConnectionsBase
+from ._finalize_config import (
+    FinalizeCharacterizationConfigBase,
+    FinalizeCharacterizationConnectionsBase,
+    VisitCharacterizationOutputs,
+)
 from ._finalize_shared import (
     FinalizeCharacterizationBase,
     load,
@@ -27,7 +31,10 @@ from ._finalize_shared import (
 
 
 class FinalizeCharacterizationConnections(
-    FinalizeCharacterizationConnectionsBase, dimensions=("instrument", "visit"), defaultTemplates={}
+    FinalizeCharacterizationConnectionsBase,
+    VisitCharacterizationOutputs,
+    dimensions=("instrument", "visit"),
+    defaultTemplates={},
 ):
     """Inputs and outputs of `FinalizeCharacterizationTask`."""
 
@@ -47,18 +54,6 @@ class FinalizeCharacterizationConnections(
         dimensions=("instrument", "visit", "detector"),
         deferLoad=True,
         multiple=True,
-    )
-    finalized_psf_ap_corr_cat = cT.Output(
-        doc="Final PSF and aperture corrections of every detector of the visit.",
-        name="finalized_psf_ap_corr_catalog",
-        storageClass="VisitSummary",
-        dimensions=("instrument", "visit"),
-    )
-    finalized_src_table = cT.Output(
-        doc="Stars of the visit, measured with the final PSFs.",
-        name="finalized_src_table",
-        storageClass="ArrowAstropy",
-        dimensions=("instrument", "visit"),
     )
 
 
