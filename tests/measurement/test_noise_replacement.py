@@ -5,7 +5,12 @@ import pytest
 
 from secondlight.catalog.footprints import Footprints
 from secondlight.catalog.schema import minimal_source_schema
-from secondlight.measurement.noise_replacement import NoiseReplacement, NoiseReplacerConfig, unreplaced_pixels
+from secondlight.measurement.noise_replacement import (
+    NoiseLevelError,
+    NoiseReplacement,
+    NoiseReplacerConfig,
+    unreplaced_pixels,
+)
 from secondlight.measurement.pixels import hide, show
 from tests.measurement.scene import make_catalog, round_footprints
 from tests.scenes import make_visit_image
@@ -78,9 +83,15 @@ def test_level_that_cannot_be_found() -> None:
     catalog = make_catalog(minimal_source_schema(), round_footprints([30], [30], 5))
     with pytest.raises(ValueError, match=r"BGMEAN.*visit 100, detector 4"):
         replace(exposure, catalog, noiseSource="meta")
+    exposure.metadata["BGMEAN"] = -2.0
+    with pytest.raises(NoiseLevelError, match=r"visit 100, detector 4.*BGMEAN is -2"):
+        replace(exposure, catalog, noiseSource="meta")
     exposure.image.array[...] = np.nan
-    with pytest.raises(ValueError, match=r"visit 100, detector 4.*no finite pixels"):
+    with pytest.raises(NoiseLevelError, match=r"visit 100, detector 4.*no finite pixels"):
         replace(exposure, catalog)
+    exposure.variance.array[...] = np.nan
+    with pytest.raises(NoiseLevelError, match=r"visit 100, detector 4.*no finite pixels"):
+        replace(exposure, catalog, noiseSource="variance_median")
 
 
 def test_given_noise_is_put_in() -> None:

@@ -11,9 +11,7 @@ import pytest
 from lsst.images import Image, Mask
 from lsst.images.fields import ChebyshevField
 from lsst.pex.config import FieldValidationError
-from lsst.pipe.base import (
-    Struct,
-)
+from lsst.pipe.base import AlgorithmError, Struct
 
 from secondlight.background.fields import make_background
 from secondlight.catalog.mask_planes import make_mask_schema, mask_of
@@ -264,6 +262,28 @@ def test_inputs_that_the_configuration_needs() -> None:
         ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True)).run(**inputs)
     with pytest.raises(ValueError, match="no background_to_photometric_ratio"):
         ReprocessVisitImageTask(config=make_config(do_apply_flat_background_ratio=True)).run(**inputs)
+
+
+@pytest.mark.parametrize("name", ["psf", "ap_corr", "photo_calib", "wcs"])
+def test_missing_calibration_is_named(task: ReprocessVisitImageTask, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"Visit {VISIT}, detector 42: no {name} given"):
+        task.run(**make_inputs(make_scene(), **{name: None}))
+
+
+@pytest.mark.parametrize("name", ["detector", "coord_ra", "calib_psf_used"])
+def test_calibration_stars_without_a_column_are_refused(task: ReprocessVisitImageTask, name: str) -> None:
+    inputs = make_inputs(make_scene())
+    inputs["calib_sources"].remove_column(name)
+    with pytest.raises(ValueError, match=rf"Visit {VISIT}, detector 42: calib_sources lacks .*{name}"):
+        task.run(**inputs)
+
+
+def test_image_of_nan_says_so(task: ReprocessVisitImageTask) -> None:
+    """The sky sources that an image without a finite pixel gets cannot be replaced by noise."""
+    image = make_scene()
+    image.image.array[...] = np.nan
+    with pytest.raises(AlgorithmError, match=rf"visit {VISIT}, detector 42 .*no finite pixels"):
+        task.run(**make_inputs(image))
 
 
 def test_calibrated_image_is_refused(task: ReprocessVisitImageTask, outputs: Struct) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("NoiseReplacement", "NoiseReplacerConfig", "unreplaced_pixels")
+__all__ = ("NoiseLevelError", "NoiseReplacement", "NoiseReplacerConfig", "unreplaced_pixels")
 
 import dataclasses
-import math
+from typing import Any
 
 import lsst.pex.config as pex_config
 import numpy as np
 from lsst.images import VisitImage
+from lsst.pipe.base import AlgorithmError
 
 from secondlight.background.statistics import clipped_statistics
 from secondlight.catalog._footprint_kernels import gather
@@ -18,6 +19,29 @@ from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import image_box
 
 from .pixels import SourcePixels, put_all
+
+
+class NoiseLevelError(AlgorithmError):
+    """The level of the noise of an image cannot be found.
+
+    Parameters
+    ----------
+    where
+        Visit and detector.
+    source
+        Configured ``noiseSource``.
+    reason
+        What is wrong.
+    """
+
+    def __init__(self, where: str, *, source: str, reason: str) -> None:
+        super().__init__(f"The noise of {where} cannot be found ({source}): {reason}.")
+        self._metadata = {"noise_source": source, "reason": reason}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Where the noise was to come from, and what is wrong."""
+        return dict(self._metadata)
 
 
 class NoiseReplacerConfig(pex_config.Config):
@@ -94,7 +118,10 @@ class NoiseReplacement:
         Raises
         ------
         ValueError
-            Raised if the catalog has no footprints, or a level of noise cannot be found.
+            Raised if the catalog has no footprints, or the image lacks the metadata that the noise is to come
+            from.
+        NoiseLevelError
+            Raised if the image gives no level of noise, such as one without a finite pixel.
         """
         if sources.footprints is None:
             raise ValueError("Sources without footprints cannot be replaced by noise.")
@@ -200,16 +227,20 @@ def _noise_level(
             statistics = clipped_statistics(exposure.image.array)
             mean, stdev = statistics.mean, statistics.stdev
         case "variance_median":
-            mean, stdev = 0.0, float(np.sqrt(np.nanmedian(variance)))
+            known = variance[np.isfinite(variance) & (variance >= 0)]
+            mean, stdev = 0.0, float(np.sqrt(np.median(known))) if len(known) else np.nan
         case "meta":
             if "BGMEAN" not in exposure.metadata:
                 raise ValueError(f"Noise from metadata needs the key BGMEAN in the image of {where}.")
-            mean, stdev = 0.0, math.sqrt(float(str(exposure.metadata["BGMEAN"])))
+            level = float(str(exposure.metadata["BGMEAN"]))
+            if not level >= 0:
+                raise NoiseLevelError(where, source="meta", reason=f"BGMEAN is {level:g}")
+            mean, stdev = 0.0, level**0.5
         case _:
             x0, y0 = exposure.bbox.x.start, exposure.bbox.y.start
             f = footprints
             values = gather(variance, x0, y0, f.span_y, f.span_x0, f.span_x1)
             return 0.0, np.sqrt(np.where(np.isfinite(values) & (values > 0), values, 0.0))
     if not (np.isfinite(mean) and np.isfinite(stdev)):
-        raise ValueError(f"The noise of {where} cannot be found ({config.noiseSource}): no finite pixels.")
+        raise NoiseLevelError(where, source=config.noiseSource, reason="no finite pixels")
     return mean, stdev

@@ -217,7 +217,8 @@ class ReprocessVisitImageTask(PipelineTask):
         Raises
         ------
         ValueError
-            Raised if an input that the configuration needs is missing, or the image is calibrated already.
+            Raised if a calibration, an input that the configuration needs or a column of ``calib_sources`` is
+            missing, or the image is calibrated already.
         lsst.pipe.base.AlgorithmError
             Raised by subtasks if the image cannot be processed.
         """
@@ -225,6 +226,8 @@ class ReprocessVisitImageTask(PipelineTask):
         id_generator = id_generator or IdGenerator()
         self._check_inputs(initial_photo_calib, background_to_photometric_ratio)
         exposure = self.snap_combine.run(exposures)
+        _check_calibrations(_name(exposure), psf=psf, ap_corr=ap_corr, photo_calib=photo_calib, wcs=wcs)
+        _check_calib_sources(_name(exposure), calib_sources)
         if exposure.unit.is_equivalent(u.nJy):
             raise ValueError(f"{_name(exposure)}: the unit is {exposure.unit}; expected an image in counts.")
         self._copy_mask_planes(exposure, preliminary_mask)
@@ -354,6 +357,20 @@ class ReprocessVisitImageTask(PipelineTask):
 
 def _name(exposure: VisitImage) -> str:
     return f"Visit {_visit_of(exposure)}, detector {exposure.detector.id}"
+
+
+def _check_calibrations(where: str, **calibrations: Any) -> None:
+    """Refuse to start without a final calibration."""
+    missing = [name for name, value in calibrations.items() if value is None]
+    if missing:
+        raise ValueError(f"{where}: no {', '.join(missing)} given; every final calibration is needed.")
+
+
+def _check_calib_sources(where: str, table: astropy.table.Table) -> None:
+    """Refuse to start with a table of stars that lacks columns."""
+    missing = {"detector", "coord_ra", "coord_dec", *_PSF_FLAGS} - set(table.colnames)
+    if missing:
+        raise ValueError(f"{where}: calib_sources lacks the columns {', '.join(sorted(missing))}.")
 
 
 def _visit_of(exposure: VisitImage) -> int:
