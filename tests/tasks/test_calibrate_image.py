@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import astropy.table
 import numpy as np
 import pytest
 from lsst.images import VisitImage
-from lsst.images.psfs import PiffWrapper
+from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper
 from lsst.pipe.base import AlgorithmError, Struct
 from scipy.spatial import KDTree
 
 from secondlight.background.fields import render_background
 from secondlight.background.task import TooManyMaskedPixelsError
+from secondlight.catalog.mask_planes import ensure_planes, mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
+from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import replace_components
 from secondlight.tasks.calibrate_image import CalibrateImageTask
 
@@ -173,3 +177,64 @@ def test_too_few_stars_are_an_algorithm_error(n: int) -> None:
         image.image.array[...] = SKY + 10 * rng.normal(size=image.image.array.shape)
     with pytest.raises(AlgorithmError):
         make_task().run(exposures=[image])
+
+
+def test_psf_of_the_survey_is_an_input_only_if_it_is_used() -> None:
+    config = CalibrateImageTask.ConfigClass()
+    assert "survey_psf" in config.ConnectionsClass(config=config).inputs
+    config.use_survey_psf = False
+    assert "survey_psf" not in config.ConnectionsClass(config=config).inputs
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_fit_starts_from_the_psf_of_the_survey_only_if_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    image, _ = make_scene(n=4)
+    survey = GaussianPointSpreadFunction(2.5, bounds=image.bbox, stamp_size=25)
+    own = image.psf
+    config = CalibrateImageTask.ConfigClass()
+    config.use_survey_psf = used
+    task = CalibrateImageTask(config=config)
+
+    def stop(exposure: VisitImage, **kwargs: object) -> None:
+        assert exposure.psf is (survey if used else own)
+        raise StopIteration
+
+    monkeypatch.setattr(task.psf_repair, "run", stop)
+    with pytest.raises(StopIteration):
+        task.run(exposures=[image], survey_psf=survey)
+
+
+def test_every_re_estimated_background_is_recorded() -> None:
+    """What any of the detections subtracts is part of the background that can be put back."""
+    image, _ = make_scene(n=25)
+    original = image.copy()
+    config = make_task().config.copy()
+    for detection in (config.psf_detection, config.star_detection):
+        detection.reEstimateBackground = True
+        detection.adjustBackground = 7.0
+        detection.background.useApprox = False
+    config.star_repair.doCosmicRay = False
+    image = replace_components(
+        image, photometric_scaling=PhotoCalib.from_zero_point(27.0).to_field(image.bbox, image.unit)
+    )
+    result = CalibrateImageTask(config=config).run(exposures=[image])
+    total = result.exposure.image.array + render_background(result.background, original.bbox)
+    np.testing.assert_allclose(total, original.image.array, rtol=2e-6, atol=2e-3)
+
+
+def test_blends_of_the_search_for_psf_stars_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plane NOT_DEBLENDED shows blends of the published sources only."""
+    image, truth = make_scene(n=25)
+    task = make_task()
+    search = task.psf_deblend.run
+
+    def mark(exposure: VisitImage, sources: SourceCatalog, **kwargs: Any) -> SourceCatalog:
+        exposure.mask = ensure_planes(exposure.mask, ["NOT_DEBLENDED"])
+        exposure.mask.set("NOT_DEBLENDED", ...)
+        return search(exposure, sources, **kwargs)
+
+    monkeypatch.setattr(task.psf_deblend, "run", mark)
+    result = task.run(exposures=[image], reference_catalog=truth)
+    assert not mask_of(result.mask, ["NOT_DEBLENDED"]).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("image_box", "replace_components")
+__all__ = ("image_box", "replace_components", "visit_of")
 
 from typing import Any
 
@@ -44,3 +44,18 @@ def image_box(image: Any) -> tuple[int, int, int, int]:
     """Return the inclusive pixel box ``(x0, y0, x1, y1)`` of anything with an `lsst.images.Box`."""
     box = image.bbox
     return box.x.min, box.y.min, box.x.max, box.y.max
+
+
+def visit_of(image: VisitImage) -> int:
+    """Return the visit id of an image; the exposure id if it has none.
+
+    Raises
+    ------
+    ValueError
+        Raised if it has neither.
+    """
+    info = image.obs_info
+    visit = info.visit_id if info.visit_id is not None else info.exposure_id
+    if visit is None:
+        raise ValueError("The observation info of the image has neither a visit nor an exposure id.")
+    return int(visit)

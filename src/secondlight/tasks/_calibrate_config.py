@@ -88,6 +88,11 @@ class CalibrateImageConnections(
         dimensions=("instrument", "visit", "detector"),
     )
 
+    def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
+        if config is not None and not config.use_survey_psf:
+            del self.survey_psf
+
 
 class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImageConnections):
     """Configuration of `CalibrateImageTask`."""

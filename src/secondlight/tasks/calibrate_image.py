@@ -25,10 +25,11 @@ from scipy.spatial import KDTree
 
 from ..background.task import SubtractBackgroundTask
 from ..catalog.ids import IdGenerator
+from ..catalog.mask_planes import plane_name
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.schema import minimal_source_schema
 from ..catalog.source_catalog import SourceCatalog
-from ..catalog.visit_image import replace_components
+from ..catalog.visit_image import replace_components, visit_of
 from ..deblend.task import SourceDeblendTask
 from ..detection.task import SourceDetectionTask
 from ..measurement.task import SingleFrameMeasurementTask
@@ -111,18 +112,22 @@ class CalibrateImageTask(PipelineTask):
         inputRefs: InputQuantizedConnection,
         outputRefs: OutputQuantizedConnection,
     ) -> None:
-        """Read inputs, run, and write what there is, also after an `AlgorithmError`."""
+        """Read inputs, run, and write the outputs; after an `AlgorithmError` there are none.
+
+        Raises
+        ------
+        lsst.pipe.base.AnnotatedPartialOutputsError
+            Raised if the image cannot be calibrated; the reason is in the metadata of the task.
+        """
         inputs = butlerQC.get(inputRefs)
         data_id = outputRefs.exposure.dataId
-        result = Struct(exposure=None, background=None, stars=None, initial_photo_calib=None, mask=None)
         try:
-            self.run(
+            result = self.run(
                 exposures=inputs["exposures"],
                 survey_psf=inputs.get("survey_psf"),
                 reference_catalog=inputs.get("reference_catalog"),
                 id_generator=self.config.id_generator.apply(data_id),
                 visit=int(data_id["visit"]),
-                result=result,
             )
         except AlgorithmError as error:
             partial = AnnotatedPartialOutputsError.annotate(error, self, log=self.log)
@@ -137,7 +142,6 @@ class CalibrateImageTask(PipelineTask):
         reference_catalog: astropy.table.Table | None = None,
         id_generator: IdGenerator | None = None,
         visit: int | None = None,
-        result: Struct | None = None,
     ) -> Struct:
         """Calibrate one detector.
 
@@ -154,8 +158,6 @@ class CalibrateImageTask(PipelineTask):
             Makes the ids of the rows; by default they are 1, 2, 3...
         visit
             Visit id; by default that of the observation info.
-        result
-            Receives the outputs as they become available.
 
         Returns
         -------
@@ -167,15 +169,15 @@ class CalibrateImageTask(PipelineTask):
         lsst.pipe.base.AlgorithmError
             Raised if there are too few stars for a PSF, or too few good pixels for a background.
         """
-        result = Struct() if result is None else result
         id_generator = id_generator or IdGenerator()
         exposure = self.snap_combine.run(exposures)
-        if visit is None:
-            visit = exposure.obs_info.visit_id
+        visit = visit_of(exposure) if visit is None else visit
         if survey_psf is not None and self.config.use_survey_psf:
             exposure.psf = survey_psf
         background = self.psf_subtract_background.run(exposure).background
-        psf_stars = self._measure_psf(exposure, id_generator, extra=f"{visit}_{exposure.detector.id}")
+        psf_stars, background = self._measure_psf(
+            exposure, background, id_generator, extra=f"{visit}_{exposure.detector.id}"
+        )
         self.star_repair.run(exposure)
         sources, background = self._find_sources(exposure, background, id_generator)
         sources["visit"] = visit
@@ -183,32 +185,43 @@ class CalibrateImageTask(PipelineTask):
         self._transfer_psf_flags(psf_stars, sources)
         exposure = self._correct_apertures(exposure, sources)
         calib = self.photometry.run(exposure, sources, reference_catalog).photo_calib
-        result.exposure = self._attach(exposure, sources, background, calib)
-        result.background = background
-        result.stars = sources
-        result.initial_photo_calib = calib
-        result.mask = result.exposure.mask.copy()
-        return result
+        exposure = self._attach(exposure, sources, background, calib)
+        return Struct(
+            exposure=exposure,
+            background=background,
+            stars=sources,
+            initial_photo_calib=calib,
+            mask=exposure.mask.copy(),
+        )
 
-    def _measure_psf(self, exposure: VisitImage, id_generator: IdGenerator, *, extra: str) -> SourceCatalog:
-        """Find stars and fit the first PSF; return them with their flags."""
+    def _measure_psf(
+        self, exposure: VisitImage, background: BackgroundMap, id_generator: IdGenerator, *, extra: str
+    ) -> tuple[SourceCatalog, BackgroundMap]:
+        """Find stars and fit the first PSF; return them with their flags, and all that was subtracted."""
         self.psf_repair.run(exposure, keep_crs=True)
-        stars = self.psf_detection.run(exposure, id_generator=id_generator).sources
-        stars = self.psf_deblend.run(exposure, stars, id_generator=id_generator)
+        detected = self.psf_detection.run(exposure, background=background, id_generator=id_generator)
+        stars = self.psf_deblend.run(exposure, detected.sources, id_generator=id_generator)
         self.psf_source_measurement.run(stars, exposure, seed=id_generator.catalog_id)
         self.psf_measure_psf.run(exposure, stars, extra=extra)
-        return stars
+        return stars, detected.background
 
     def _find_sources(
         self, exposure: VisitImage, background: BackgroundMap, id_generator: IdGenerator
     ) -> tuple[SourceCatalog, BackgroundMap]:
         """Detect with the PSF, improve the background around what was found, detect again, measure."""
-        self.star_detection.run(exposure, id_generator=id_generator)
-        background = self.star_background.run(exposure, background=background).background
+        first = self.star_detection.run(exposure, background=background, id_generator=id_generator)
+        background = self.star_background.run(exposure, background=first.background).background
         detected = self.star_detection.run(exposure, background=background, id_generator=id_generator)
+        self._forget_blends(exposure)
         sources = self.star_deblend.run(exposure, detected.sources, id_generator=id_generator)
         self.star_measurement.run(sources, exposure, seed=id_generator.catalog_id)
         return sources, detected.background
+
+    def _forget_blends(self, exposure: VisitImage) -> None:
+        """Clear what the search for PSF stars marked as blends: the footprints were others."""
+        plane = plane_name(self.config.psf_deblend.notDeblendedMask or "")
+        if plane in exposure.mask.schema.names:
+            exposure.mask.clear(plane)
 
     def _transfer_psf_flags(self, psf_stars: SourceCatalog, sources: SourceCatalog) -> None:
         """Set the PSF flags of the sources that the stars of the fit became; never those of a split blend."""

@@ -37,7 +37,7 @@ from ..catalog.mask_planes import ensure_planes, mask_of, plane_name
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.schema import minimal_source_schema
 from ..catalog.source_catalog import SourceCatalog
-from ..catalog.visit_image import replace_components
+from ..catalog.visit_image import replace_components, visit_of
 from ..catalog.visit_summary import DetectorSummary
 from ..deblend.task import SourceDeblendTask
 from ..detection.sky_objects import SkyObjectsTask
@@ -243,7 +243,7 @@ class ReprocessVisitImageTask(PipelineTask):
         result.exposure, result.background = exposure, background
         sources, background = self._find_sources(exposure, background, ratio, id_generator)
         result.background = background
-        sources["visit"] = _visit_of(exposure) if visit is None else visit
+        sources["visit"] = visit_of(exposure) if visit is None else visit
         sources["detector"] = exposure.detector.id
         self._match_calib_sources(sources, calib_sources, detector=exposure.detector.id)
         self.post_calculations.run(sources, exposure, photo_calib=photo_calib)
@@ -356,7 +356,7 @@ class ReprocessVisitImageTask(PipelineTask):
 
 
 def _name(exposure: VisitImage) -> str:
-    return f"Visit {_visit_of(exposure)}, detector {exposure.detector.id}"
+    return f"Visit {visit_of(exposure)}, detector {exposure.detector.id}"
 
 
 def _check_calibrations(where: str, **calibrations: Any) -> None:
@@ -371,15 +371,6 @@ def _check_calib_sources(where: str, table: astropy.table.Table) -> None:
     missing = {"detector", "coord_ra", "coord_dec", *_PSF_FLAGS} - set(table.colnames)
     if missing:
         raise ValueError(f"{where}: calib_sources lacks the columns {', '.join(sorted(missing))}.")
-
-
-def _visit_of(exposure: VisitImage) -> int:
-    """Return the visit id of an image; the exposure id if it has none."""
-    info = exposure.obs_info
-    visit = info.visit_id if info.visit_id is not None else info.exposure_id
-    if visit is None:
-        raise ValueError("The observation info of the image has neither a visit nor an exposure id.")
-    return int(visit)
 
 
 def _degrees(table: astropy.table.Table, name: str) -> np.ndarray:
