@@ -17,6 +17,9 @@ def test_published_values_of_the_pixel_functions() -> None:
     for mu, value in {0: 1.19682684, 0.5: 0.762708343, 1: 0.453358941}.items():
         assert absolute_bias(float(mu), 2.25) == pytest.approx(value, rel=1e-8)
     assert expected_absolute(-1e4, 1.0) == 0
+    for data in (-3.0, 0.0, 3.0):
+        assert expected_absolute(data, 0.0) == max(data, 0.0)
+    assert absolute_bias(0.0, 0.0) == absolute_bias(3.0, 0.0) == 0.0
 
 
 def slow_raw(image: np.ndarray, x: float, y: float, moments: tuple[float, float, float]) -> np.ndarray:

@@ -212,7 +212,8 @@ def test_gaussian_flux() -> None:
     assert catalog["base_GaussianFlux_instFluxErr"][0] == pytest.approx(error, rel=1e-6)
     tiny = measure_at(star(), ["base_GaussianFlux"], x=[60.0], y=[60.0], moments=(0.1, 0.1, 0.0))
     assert 0 < tiny["base_GaussianFlux_instFlux"][0] < FLUX
-    for bad in ((np.nan, 4.0, 0.0), (4.0, 4.0, 4.0)):
+    # The last one is so narrow that no pixel has any weight.
+    for bad in ((np.nan, 4.0, 0.0), (4.0, 4.0, 4.0), (1 / 200, 1 / 200, 0.0)):
         failed = measure_at(star(), ["base_GaussianFlux"], x=[60.0], y=[60.0], moments=bad)
         assert failed["base_GaussianFlux_flag"][0]
         assert np.isnan(failed["base_GaussianFlux_instFlux"][0])

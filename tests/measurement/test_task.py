@@ -278,6 +278,27 @@ def test_awkward_sources_never_stop_the_batch() -> None:
             assert catalog[f"{prefix}_flag"][bad].all(), field.name
 
 
+def test_a_pixel_without_variance_spoils_no_other_source() -> None:
+    x, y = np.array([60.2, 120.4]), np.array([60.0, 60.3])
+    results = []
+    for variance in (100.0, 0.0):
+        exposure = make_visit_image(width=180, height=121, x=x, y=y, flux=[5000.0, 5000.0])
+        exposure.variance.array[61, 62] = variance
+        task = SingleFrameMeasurementTask(
+            schema := minimal_source_schema(), config=SingleFrameMeasurementConfig()
+        )
+        catalog = make_catalog(schema, round_footprints(x, y))
+        task.run(catalog, exposure)
+        results.append(catalog)
+    whole, holed = results
+    for name in whole.schema.names:
+        np.testing.assert_array_equal(holed[name][1], whole[name][1], err_msg=name)
+    assert not holed["base_PsfFlux_flag"].any()
+    assert holed["base_PsfFlux_instFlux"][0] == pytest.approx(whole["base_PsfFlux_instFlux"][0], rel=1e-12)
+    assert holed["base_PsfFlux_chi2"][0] == np.inf
+    assert holed["base_Blendedness_abs"][0] == pytest.approx(whole["base_Blendedness_abs"][0], abs=1e-3)
+
+
 def test_no_sources() -> None:
     exposure, _, _, _ = scene()
     measure_at(exposure, ["base_PsfFlux"], x=[], y=[])

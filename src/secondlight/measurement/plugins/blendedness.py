@@ -96,6 +96,8 @@ class BlendednessPlugin(MeasurementPlugin):
 @njit(cache=True, nogil=True)
 def expected_absolute(data: float, variance: float) -> float:
     """Return the expected true value of a pixel, given its noisy value and that it is not negative."""
+    if variance == 0.0:
+        return max(data, 0.0)
     normalisation = 0.5 * math.erfc(-data / math.sqrt(2.0 * variance))
     if not normalisation > 0.0:
         return 0.0
@@ -106,6 +108,8 @@ def expected_absolute(data: float, variance: float) -> float:
 @njit(cache=True, nogil=True)
 def absolute_bias(mu: float, variance: float) -> float:
     """Return the mean excess of |data| over a true value mu >= 0, for Gaussian noise."""
+    if variance == 0.0:
+        return 0.0
     density = math.sqrt(2.0 * variance / math.pi) * math.exp(-0.5 * mu * mu / variance)
     return density - mu * math.erfc(mu / math.sqrt(2.0 * variance))
 

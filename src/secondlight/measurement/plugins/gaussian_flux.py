@@ -72,7 +72,8 @@ def gaussian_flux_loop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return fluxes and errors (n) for moments ``[xx, yy, xy]`` (n, 3) at parent positions x, y (n).
 
-    A source with its centre outside the image, or without a usable shape, gives NaN.
+    A source with its centre outside the image, without a usable shape, or with a shape so narrow that no
+    pixel has any weight, gives NaN.
     """
     n = len(x)
     flux = np.full(n, np.nan)
@@ -87,7 +88,7 @@ def gaussian_flux_loop(
         subpixels = needs_subpixels(xx, yy, xy)
         w_xx, w_yy, w_xy = yy / det, xx / det, -xy / det
         first_x, last_x, first_y, last_y = weight_box(pixels.image.shape, i0, j0, xx, yy)
-        total = noise = 0.0
+        total = noise = weight = 0.0
         show(pixels, k)
         for j in range(first_y, last_y + 1):
             dy = j - j0
@@ -100,8 +101,10 @@ def gaussian_flux_loop(
                     if q > _PIXEL_CUT:
                         continue
                     w = math.exp(-0.5 * q)
+                weight += w
                 total += w * pixels.image[j, i]
                 noise += w * w * pixels.variance[j, i]
         hide(pixels, k)
-        flux[k], error[k] = 2.0 * total, 2.0 * math.sqrt(noise)
+        if weight > 0.0:
+            flux[k], error[k] = 2.0 * total, 2.0 * math.sqrt(noise)
     return flux, error

@@ -120,7 +120,9 @@ def psf_flux_loop(
                 if has_bad and bad[first_y + j, first_x + i]:
                     continue
                 residual = image[first_y + j, first_x + i] - flux * phi[j, i]
-                chi2 += residual * residual / variance[first_y + j, first_x + i]
+                v = variance[first_y + j, first_x + i]
+                # Compiled code raises on a division by zero, which would fail every source of the image.
+                chi2 += residual * residual / v if v != 0.0 else np.inf
         hide(pixels, k)
         results[k, 0], results[k, 1] = flux, math.sqrt(noise) / alpha
         results[k, 2], results[k, 3] = total * total / alpha, chi2
