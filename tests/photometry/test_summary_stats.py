@@ -309,6 +309,7 @@ def test_limiting_magnitude_formula() -> None:
     assert counts / noise == pytest.approx(5.0)
     for name in values:
         assert math.isnan(limiting_magnitude(**values | {name: math.nan}))
+    assert math.isnan(limiting_magnitude(**values | {"gain": 0.0}))
 
 
 def test_magnitude_limit_of_an_image(

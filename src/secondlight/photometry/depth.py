@@ -17,7 +17,9 @@ def limiting_magnitude(
     gain: float,
     signal_to_noise: float = 5.0,
 ) -> float:
-    """Return the magnitude at which a point source reaches a signal-to-noise ratio; NaN for NaN arguments.
+    """Return the magnitude at which a point source reaches a signal-to-noise ratio.
+
+    NaN for NaN arguments and for a gain that is not positive.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ def limiting_magnitude(
     signal_to_noise
         Ratio to reach.
     """
+    if not gain > 0:
+        return math.nan
     background = (sky_background / gain + (read_noise / gain) ** 2) * psf_area
     source = signal_to_noise**2 / (2 * gain)
     counts_squared = source**2 + signal_to_noise**2 * background
