@@ -18,6 +18,12 @@ from .piff_determiner import PiffPsfDeterminerTask, psfDeterminerRegistry
 from .reservation import ReserveIsolatedStarsTask
 from .source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 
+_FLAGS = {
+    "calib_psf_candidate": "source was a candidate for the fit of the PSF",
+    "calib_psf_reserved": "source was held out of the fit of the PSF",
+    "calib_psf_used": "source was used in the fit of the PSF",
+}
+
 
 class MeasurePsfConfig(Config):
     """Which sources are stars, which of them are held out, and how the PSF is fitted."""
@@ -52,9 +58,8 @@ class MeasurePsfTask(Task):
 
     def __init__(self, *, schema: Schema, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        schema.add_flag("calib_psf_candidate", "source was a candidate for the fit of the PSF")
-        schema.add_flag("calib_psf_reserved", "source was held out of the fit of the PSF")
-        schema.add_flag("calib_psf_used", "source was used in the fit of the PSF")
+        for name, doc in _FLAGS.items():
+            schema.add_flag(name, doc)
         self.makeSubtask("starSelector")
         self.makeSubtask("reserve")
         self.makeSubtask("makePsfCandidates")
@@ -68,7 +73,7 @@ class MeasurePsfTask(Task):
         exposure
             Background-subtracted image; its PSF is replaced.
         sources
-            Measured sources of the image; their three flags are set.
+            Measured sources of the image; their three flags are set anew.
         extra
             What makes the sample of held-out stars of this image its own.
 
@@ -82,12 +87,14 @@ class MeasurePsfTask(Task):
         lsst.pipe.base.AlgorithmError
             Raised if there are too few stars.
         """
+        for name in _FLAGS:
+            sources[name] = False
         selected = np.nonzero(self.starSelector.select_sources(sources))[0]
         stars = sources[selected]
         candidates = self.makePsfCandidates.run(stars, exposure).candidates
         rows = selected[candidates.rows]
         sources["calib_psf_candidate"][rows] = True
-        reserved = self.reserve.run(len(rows), extra=extra)
+        reserved = self.reserve.run(len(rows), extra=extra, identities=sources["id"][rows].tolist())
         sources["calib_psf_reserved"][rows] = reserved
         metadata: dict[str, Any] = {}
         result = self.psfDeterminer.determine_psf(exposure, candidates[~reserved], metadata=metadata)
