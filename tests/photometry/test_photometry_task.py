@@ -86,3 +86,46 @@ def test_no_way_to_a_calibration_is_said_clearly() -> None:
     task, stars, _ = make_task_and_stars()
     with pytest.raises(NoPhotometricCalibrationError, match="no reference catalog is registered"):
         task.run(make_visit_image(), stars, None)
+
+
+def test_masked_reference_values_are_not_used() -> None:
+    """A missing magnitude is not the number that happens to lie under its mask."""
+    task, stars, reference = make_task_and_stars()
+    reference["mag_r"] = astropy.table.MaskedColumn(reference["mag_r"], mask=np.arange(N + 5) < 15)
+    reference["mag_r"].data.data[:15] = 12.0
+    reference["mag_err_r"] = astropy.table.MaskedColumn(reference["mag_err_r"], mask=np.arange(N + 5) == 20)
+    result = task.run(make_visit_image(), stars, reference)
+    assert result.photo_calib.zero_point == pytest.approx(ZERO_POINT, abs=0.006)
+    assert result.zero_point.n_used <= N - 16
+    reference["ra"] = astropy.table.MaskedColumn(reference["ra"], mask=True)
+    with pytest.raises(NoPhotometricCalibrationError, match="0 of 0 matched stars"):
+        task.run(make_visit_image(), stars, reference)
+
+
+def test_stars_without_coordinates_match_nothing() -> None:
+    task, stars, reference = make_task_and_stars()
+    stars["coord_ra"][:10] = np.nan
+    task.run(make_visit_image(), stars, reference)
+    assert not stars["calib_photometry_used"][:10].any()
+
+
+@pytest.mark.parametrize("name", ["ra", "dec"])
+def test_reference_catalog_without_positions_is_refused(name: str) -> None:
+    task, stars, reference = make_task_and_stars()
+    reference.remove_column(name)
+    with pytest.raises(ValueError, match=f"reference catalog has no column '{name}'"):
+        task.run(make_visit_image(), stars, reference)
+
+
+def test_failure_names_visit_and_detector() -> None:
+    task, stars, reference = make_task_and_stars()
+    with pytest.raises(NoPhotometricCalibrationError, match="visit 100, detector 4"):
+        task.run(make_visit_image(), stars[:2], reference)
+
+
+def test_flags_of_an_earlier_fit_are_cleared() -> None:
+    task, stars, reference = make_task_and_stars()
+    stars["calib_photometry_used"] = True
+    reference["is_star"][:20] = False
+    result = task.run(make_visit_image(), stars, reference)
+    assert stars["calib_photometry_used"].sum() == result.zero_point.n_used

@@ -25,12 +25,16 @@ class NoPhotometricCalibrationError(AlgorithmError):
 
     Parameters
     ----------
+    where
+        Visit and detector.
     reason
         Why the reference stars could not be used.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"No photometric calibration: {reason}, and the image brought no zero point along.")
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(
+            f"No photometric calibration of {where}: {reason}, and the image brought no zero point along."
+        )
         self._reason = reason
 
     @property
@@ -105,7 +109,7 @@ class PhotometryTask(Task):
         sources
             Measured sources with sky coordinates; the flag of those used is set.
         reference
-            Table with ``ra``, ``dec`` (deg) and magnitudes.
+            Table with ``ra``, ``dec`` (deg) and magnitudes; masked values are missing ones.
 
         Returns
         -------
@@ -116,7 +120,10 @@ class PhotometryTask(Task):
         ------
         NoPhotometricCalibrationError
             Raised if neither way leads to a calibration.
+        ValueError
+            Raised if the reference catalog has no positions.
         """
+        sources["calib_photometry_used"] = False
         if reference is None:
             return self._from_image(exposure, "no reference catalog is registered")
         band = self.config.reference_bands.get(exposure.band, exposure.band)
@@ -140,29 +147,25 @@ class PhotometryTask(Task):
     def _fit(self, sources: SourceCatalog, reference: astropy.table.Table, band: str) -> Any:
         """Match the selected stars to the reference stars and fit the zero point."""
         config = self.config
+        ref_ra, ref_dec = _values(reference, "ra"), _values(reference, "dec")
+        ref_mag = _values(reference, config.mag_column.format(band=band))
         error_column = config.mag_err_column.format(band=band)
-        mag_err = np.asarray(reference[error_column]) if error_column in reference.colnames else None
-        good = np.isfinite(np.asarray(reference[config.mag_column.format(band=band)], dtype=float))
-        if mag_err is not None:
-            good &= mag_err < config.max_mag_err
+        ref_err = _values(reference, error_column) if error_column in reference.colnames else None
+        good = np.isfinite(ref_mag)
+        if ref_err is not None:
+            good &= ref_err < config.max_mag_err
         if "is_star" in reference.colnames:
-            good &= np.asarray(reference["is_star"], dtype=bool)
+            good &= np.ma.filled(np.ma.asarray(reference["is_star"], dtype=bool), False)
         stars = np.nonzero(self.sourceSelector.select_sources(sources))[0]
         known = np.nonzero(good)[0]
         ra, dec = np.degrees(sources["coord_ra"][stars]), np.degrees(sources["coord_dec"][stars])
-        nearest = match_nearest(
-            ra,
-            dec,
-            np.asarray(reference["ra"], dtype=float)[known],
-            np.asarray(reference["dec"], dtype=float)[known],
-            config.match_radius,
-        )
+        nearest = match_nearest(ra, dec, ref_ra[known], ref_dec[known], config.match_radius)
         stars, known = stars[nearest >= 0], known[nearest[nearest >= 0]]
         zero_point = fit_zero_point(
             inst_flux=sources[f"{config.flux_field}_instFlux"][stars],
             inst_flux_err=sources[f"{config.flux_field}_instFluxErr"][stars],
-            ref_mag=np.asarray(reference[config.mag_column.format(band=band)])[known],
-            ref_mag_err=mag_err[known] if mag_err is not None else None,
+            ref_mag=ref_mag[known],
+            ref_mag_err=ref_err[known] if ref_err is not None else None,
             min_stars=config.min_stars,
         )
         sources["calib_photometry_used"][stars[zero_point.used]] = True
@@ -172,8 +175,18 @@ class PhotometryTask(Task):
         """Take the calibration that came with the image."""
         scaling = exposure.photometric_scaling
         if scaling is None:
-            raise NoPhotometricCalibrationError(reason)
+            info = exposure.obs_info
+            raise NoPhotometricCalibrationError(
+                f"visit {info.visit_id}, detector {info.detector_num}", reason
+            )
         self.log.warning("Using the zero point that came with the image: %s.", reason)
         calib = scaling_to_photo_calib(scaling, exposure.unit)
         self.metadata["zero_point"] = calib.zero_point
         return Struct(photo_calib=calib, zero_point=None)
+
+
+def _values(table: astropy.table.Table, name: str) -> np.ndarray:
+    """Return a column of numbers, NaN where they are masked."""
+    if name not in table.colnames:
+        raise ValueError(f"The reference catalog has no column {name!r}; it has {', '.join(table.colnames)}.")
+    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
