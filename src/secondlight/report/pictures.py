@@ -47,7 +47,9 @@ def draw_visit(image: VisitImage, sources: astropy.table.Table, *, title: str = 
 def _draw_image(axes: Axes, image: VisitImage) -> None:
     """Show the pixels with a scale linear near the noise and logarithmic above."""
     pixels = image.image.array
-    noise = float(np.sqrt(np.nanmedian(image.variance.array)))
+    variance = image.variance.array
+    known = variance[np.isfinite(variance) & (variance > 0)]
+    noise = float(np.sqrt(np.median(known))) if len(known) else 1.0
     box = image.bbox
     axes.imshow(
         np.arcsinh(pixels / (2 * noise)),
@@ -96,6 +98,7 @@ def _draw_sizes(axes: Axes, sources: astropy.table.Table) -> None:
     finite = np.isfinite(radius) & np.isfinite(magnitude)
     if finite.any():
         axes.set_ylim(0.0, 3.0 * float(np.median(radius[finite])))
-        axes.set_xlim(*np.percentile(magnitude[finite], (0.2, 99.8)))
+        bright, faint = np.percentile(magnitude[finite], (0.2, 99.8))
+        axes.set_xlim(bright - 0.1, faint + 0.1)
     axes.set(xlabel="PSF magnitude (AB)", ylabel="trace radius (pixel)")
     axes.legend(loc="upper left", fontsize="small")
