@@ -27,13 +27,13 @@ POINT_FLUX = UNIT_FLUX * np.array([6, 12, 45, 150, 400, 1000])
 CALIB = PhotoCalib(12.3, 0.1)
 
 
-def make_scene(*, seed: int = 5) -> VisitImage:
-    """Six stars, one galaxy and a cosmic ray, on a sloping background."""
+def make_scene(*, seed: int = 5, dx: int = 0, dy: int = 0) -> VisitImage:
+    """Six stars, one galaxy and a cosmic ray; (dx, dy) counts the same pixels from another origin."""
     image = make_visit_image(
-        width=WIDTH, height=HEIGHT, x0=X0, y0=Y0, x=POINT_X, y=POINT_Y, flux=POINT_FLUX, sigma=SIGMA,
-        noise=NOISE, seed=seed, visit=VISIT, detector=DETECTOR,
+        width=WIDTH, height=HEIGHT, x0=X0 + dx, y0=Y0 + dy, x=POINT_X + dx, y=POINT_Y + dy, flux=POINT_FLUX,
+        sigma=SIGMA, noise=NOISE, seed=seed, visit=VISIT, detector=DETECTOR,
     )  # fmt: skip
-    grid_x, grid_y = np.meshgrid(image.bbox.x.arange - 100.0, image.bbox.y.arange - 100.0)
+    grid_x, grid_y = np.meshgrid(image.bbox.x.arange - 100.0 - dx, image.bbox.y.arange - 100.0 - dy)
     # Moments (8, 9, 3) seen through the PSF.
     xx, yy, xy = 8 + SIGMA**2, 9 + SIGMA**2, 3.0
     det = xx * yy - xy**2
@@ -50,7 +50,8 @@ def background_field(bbox: Box) -> ChebyshevField:
 
 def make_calib_sources(image: VisitImage) -> astropy.table.Table:
     """Truth of two detectors; on ours the faintest star alone was used for the PSF, on the other all were."""
-    sky = image.sky_projection.pixel_to_sky(x=POINT_X.astype(float), y=POINT_Y.astype(float))
+    dx, dy = image.bbox.x.start - X0, image.bbox.y.start - Y0
+    sky = image.sky_projection.pixel_to_sky(x=(POINT_X + dx).astype(float), y=(POINT_Y + dy).astype(float))
     table = astropy.table.Table()
     table["detector"] = np.full(len(POINT_X), DETECTOR, dtype=np.int32)
     table["coord_ra"] = astropy.table.Column(sky.ra.rad, unit="rad")

@@ -137,6 +137,26 @@ def test_same_input_same_output(task: ReprocessVisitImageTask, outputs: Struct) 
         np.testing.assert_array_equal(again.sources[name], outputs.sources[name], err_msg=name)
 
 
+@pytest.mark.parametrize(("dx", "dy"), [(1024, 512), (1000, -2007)])
+def test_origin_of_the_pixels_does_not_matter(
+    task: ReprocessVisitImageTask, outputs: Struct, dx: int, dy: int
+) -> None:
+    moved = task.run(**make_inputs(make_scene(dx=dx, dy=dy)))
+    np.testing.assert_array_equal(moved.exposure.image.array, outputs.exposure.image.array)
+    np.testing.assert_array_equal(moved.exposure.mask.array, outputs.exposure.mask.array)
+    shifts = {"x": dx, "y": dy}
+    for name in outputs.sources.colnames:
+        column = outputs.sources[name]
+        is_position = column.unit == u.pix and "Psf" not in name  # those of the PSF are relative
+        shift = shifts.get(name.rsplit("_", 1)[-1], 0) if is_position else 0
+        expected, found = np.asarray(column) + shift if shift else np.asarray(column), moved.sources[name]
+        if expected.dtype.kind == "f":
+            # Positions lose their last digits with the origin, and what is measured there follows.
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9, err_msg=name)
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
 def test_visit_and_ids_by_default(task: ReprocessVisitImageTask) -> None:
     result = task.run(**make_inputs(make_scene(), id_generator=None, visit=None))
     assert (result.sources["visit"] == VISIT).all()
