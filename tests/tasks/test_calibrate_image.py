@@ -162,6 +162,15 @@ def test_entirely_masked_image_is_an_algorithm_error() -> None:
         make_task().run(exposures=[image])
 
 
+@pytest.mark.parametrize("name", ["psf_subtract_background", "star_background"])
+def test_unmasked_nan_pixels_cost_no_background_cell(name: str) -> None:
+    """Dead pixels that nobody masked, some in every cell, are left out alone."""
+    image, _ = make_scene(n=25)
+    image.image.array[15::60, 15::60] = np.nan
+    background = getattr(make_task(), name).run(image).background
+    assert np.median(render_background(background, image.bbox)) == pytest.approx(SKY, abs=20)
+
+
 def test_image_of_nan_is_an_algorithm_error() -> None:
     image, _ = make_scene(n=25)
     image.image.array[...] = np.nan

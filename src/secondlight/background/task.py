@@ -190,10 +190,12 @@ class SubtractBackgroundTask(Task):
             )
         if not np.isfinite(grid.values).any():
             fraction = 1.0 - float(good.mean())
+            infinite = 1.0 - float(np.isfinite(exposure.image.array[good]).mean()) if good.any() else 0.0
             raise TooManyMaskedPixelsError(
                 f"None of the {nx} x {ny} background cells of visit {exposure.obs_info.visit_id} detector "
                 f"{exposure.obs_info.detector_num} has a usable value; {fraction:.1%} of the pixels have one "
-                f"of the mask planes {', '.join(self.config.ignoredPixelMask)}.",
+                f"of the mask planes {', '.join(self.config.ignoredPixelMask)}, "
+                f"{infinite:.1%} of the others are not finite.",
                 n_cells=nx * ny,
                 masked_fraction=fraction,
             )

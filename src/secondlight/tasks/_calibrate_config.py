@@ -161,6 +161,8 @@ class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImag
         super().setDefaults()
         for background in (self.psf_subtract_background, self.star_background):
             background.useApprox = False
+            # Images of any telescope come here, also those that mark dead pixels with NaN alone.
+            background.isNanSafe = True
         # Stars for the PSF: footprints at 10 sigma, kept if they reach 50.
         self.psf_detection.thresholdValue = 10.0
         self.psf_detection.includeThresholdMultiplier = 5.0
