@@ -8,9 +8,11 @@ import multiprocessing
 import sys
 from collections.abc import Sequence
 
+import click
 from lsst.ctrl.mpexec.cli.pipetask import cli as pipetask
 from lsst.daf.butler.cli.progress import ClickProgressHandler
 from lsst.daf.butler.progress import Progress
+from lsst.resources import ResourcePath
 
 PIPELINES = "resource://secondlight/pipelines/"
 """Where the pipelines that come with the package are."""
@@ -86,8 +88,22 @@ def run_pipeline(
 
 
 def find_pipeline(name: str) -> str:
-    """Return the location of a pipeline: a path or address as it is, else one that comes with the package."""
+    """Return the location of a pipeline: a path or address as it is, else one that comes with the package.
+
+    Raises
+    ------
+    click.ClickException
+        Raised if no pipeline of that name comes with the package.
+    """
     location, _, subset = name.partition("#")
     if not location.endswith((".yaml", ".yml")):
+        folder = ResourcePath(PIPELINES, forceDirectory=True)
+        packaged = folder.join(f"{location}.yaml")
+        if not packaged.exists():
+            files = ResourcePath.findFileResources([folder], file_filter=r"\.yaml$")
+            known = sorted(str(file.relative_to(folder)).removesuffix(".yaml") for file in files)
+            raise click.ClickException(
+                f"There is no pipeline {location!r}; there are {', '.join(known)}, or a YAML file's path."
+            )
         location = f"{PIPELINES}{location}.yaml"
     return f"{location}#{subset}" if subset else location

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 __all__ = ("REPOSITORY_COMMANDS", "butler_commands")
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from .errors import errors_for_people
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -30,7 +30,7 @@ def init(repository: str) -> None:
     """Make an empty data repository in folder REPO."""
     from ..instruments.repository import make_repository
 
-    with _errors_for_people(), make_repository(repository):
+    with errors_for_people(), make_repository(repository):
         click.echo(f"Repository made in {repository}.")
 
 
@@ -64,7 +64,7 @@ def ingest(
     from ..instruments.ingest import default_run
     from ..instruments.ingest import ingest as ingest_images
 
-    with _errors_for_people():
+    with errors_for_people():
         chosen = choose_instrument(instrument, camera=camera, settings=settings)
         with _open(repository) as butler:
             report = ingest_images(
@@ -97,8 +97,14 @@ def register_skymap(repository: str, name: str, all_tracts: bool, settings: tupl
     from ..sky.registration import register_sky_map, tracts_of_visits
     from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 
-    with _errors_for_people(), _open(repository) as butler:
-        sky_map = RingsSkyMap(RingsSkyMapConfig(**({"numRings": _N_RINGS} | parse_settings(settings))))
+    with errors_for_people(), _open(repository) as butler:
+        fields = {"numRings": _N_RINGS} | parse_settings(settings)
+        known = RingsSkyMapConfig().keys()
+        if unknown := sorted(fields.keys() - known):
+            raise click.ClickException(
+                f"A sky map has no field {', '.join(unknown)}; it has {', '.join(known)}."
+            )
+        sky_map = RingsSkyMap(RingsSkyMapConfig(**fields))
         tracts = range(len(sky_map)) if all_tracts else tracts_of_visits(sky_map, butler)
         if not tracts:
             raise click.ClickException(
@@ -116,7 +122,7 @@ def ingest_refcat(repository: str, file: Path, collection: str) -> None:
     """Bring a table of reference stars (ra, dec, mag_<band>, ...) into REPO."""
     from ..instruments.reference_catalog import ingest_reference_catalog
 
-    with _errors_for_people(), _open(repository) as butler:
+    with errors_for_people(), _open(repository) as butler:
         if ingest_reference_catalog(butler, file, run=collection):
             click.echo(f"Reference catalog stored in {collection}.")
         else:
@@ -138,16 +144,9 @@ def _open(repository: str) -> Butler:
     """Open a repository for writing."""
     from lsst.daf.butler import Butler
 
-    return Butler.from_config(repository, writeable=True)
-
-
-@contextlib.contextmanager
-def _errors_for_people() -> Iterator[None]:
-    """Turn errors that a user can mend into a message without a traceback."""
-    from ..instruments.files import InputFileError
-    from ..instruments.ingest import AlreadyIngestedError
-
     try:
-        yield
-    except (InputFileError, AlreadyIngestedError, FileExistsError, FileNotFoundError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        return Butler.from_config(repository, writeable=True)
+    except (FileNotFoundError, RuntimeError) as error:
+        raise click.ClickException(
+            f"{repository} is no data repository; 'secondlight init {repository}' makes one."
+        ) from error

@@ -58,12 +58,13 @@ def run_command(
 @click.option("--processes", "-j", default=1, show_default=True, type=click.IntRange(1))
 def demo_command(repository: Path, data: Path, processes: int) -> None:
     """Run the whole chain on a folder of SDSS frames, in a new or existing REPOSITORY, and sum it up."""
+    from ..instruments.files import InputFileError
     from .demo import run_demo
 
     try:
         code = run_demo(repository, data, processes=processes)
-    except FileNotFoundError as error:
-        raise click.ClickException(str(error)) from None
+    except (InputFileError, OSError) as error:
+        raise click.ClickException(str(error)) from error
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import yaml
 from lsst.utils import doImportType
 
@@ -58,8 +59,7 @@ def choose_instrument(
         Raised if there is no such instrument or its description is not complete.
     """
     if name == "generic":
-        values = yaml.safe_load(camera.read_text()) if camera is not None else {}
-        return camera_instrument(CameraDescription.model_validate(values | parse_settings(settings)))
+        return camera_instrument(_describe(camera, parse_settings(settings)))
     if camera is not None or tuple(settings):
         raise ValueError(f"A camera description belongs to the instrument 'generic', not to {name!r}.")
     known = _KNOWN.get(name.lower())
@@ -72,6 +72,24 @@ def choose_instrument(
     if not issubclass(chosen, SurveyInstrument):
         raise ValueError(f"{name} is not a SurveyInstrument, so it cannot read images.")
     return chosen()
+
+
+def _describe(camera: Path | None, settings: dict[str, Any]) -> CameraDescription:
+    """Read the description of a camera; settings replace its values."""
+    where = "The camera" if camera is None else str(camera)
+    if camera is None and "name" not in settings:
+        raise ValueError("The instrument 'generic' needs the description of a camera (--camera camera.yaml).")
+    try:
+        values = {} if camera is None else yaml.safe_load(camera.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: is not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected lines of KEY: VALUE, found {values!r}.")
+    try:
+        return CameraDescription.model_validate(values | settings)
+    except pydantic.ValidationError as error:
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ValueError(f"{where}: {'; '.join(wrong)}.") from error
 
 
 def camera_instrument(description: CameraDescription) -> GenericCamera:

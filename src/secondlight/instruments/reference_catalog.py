@@ -49,7 +49,9 @@ def read_reference_catalog(path: str | Path) -> Table:
     try:
         table = Table.read(path)
     except (OSError, ValueError, astropy_io.IORegistryError) as error:
-        raise InputFileError(path, f"cannot be read as a table ({error}).") from error
+        raise InputFileError(
+            path, f"cannot be read as a table ({str(error).partition(chr(10))[0]})."
+        ) from error
     missing = [name for name in ("ra", "dec") if name not in table.colnames]
     if missing:
         raise InputFileError(path, f"has no column {', '.join(missing)}; it has {', '.join(table.colnames)}.")
