@@ -231,6 +231,9 @@ def check_row_without_psf(result: Any) -> None:
     assert np.isnan(table["base_PsfFlux_instFlux"]).all()
     # The value of the first pass is not passed off as a new one.
     assert np.isnan(table["base_GaussianFlux_instFlux"]).all()
+    # Nor is a missing value left without its flag.
+    for name in ("base_PsfFlux", "base_GaussianFlux", "ext_shapeHSM_HsmSourceMoments"):
+        assert table[f"{name}_flag"].all()
     assert not table["calib_psf_used"].any()
     assert table["calib_psf_candidate"].all()
 
@@ -291,6 +294,7 @@ def test_measurement_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert record.psf is not None
     assert record.aperture_corrections is None
     assert np.isnan(result.output_table["base_PsfFlux_instFlux"]).all()
+    assert result.output_table["base_PsfFlux_flag"].all()
     assert result.output_table["calib_psf_used"].any()
 
 

@@ -18,6 +18,7 @@ import lsst.pex.config as pex_config
 import numpy as np
 
 from secondlight.catalog.schema import Schema
+from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.photometry.ap_corr_names import add_ap_corr_name
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ class MeasurementPlugin(ABC):
         A source that cannot be measured gets NaN and its flags; an exception fails all sources of the batch.
         """
 
-    def fail(self, sources: MeasurementSources) -> None:
-        """Set the general flag of all sources, after `measure` raised."""
-        if self.column("flag") in sources.catalog.schema:
-            sources.catalog[self.column("flag")] = True
+    def fail(self, catalog: SourceCatalog) -> None:
+        """Set the general flag of all sources: `measure` raised, or could not be run."""
+        if self.column("flag") in catalog.schema:
+            catalog[self.column("flag")] = True
 
     def column(self, suffix: str) -> str:
         """Return the full name of one of this plugin's columns."""

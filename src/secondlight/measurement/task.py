@@ -187,13 +187,18 @@ class SingleFrameMeasurementTask(pipe_base.Task):
                 raise
             except InvalidPsfError as error:
                 self.log.warning("%s cannot be measured: %s", plugin.name, error)
-                plugin.fail(sources)
+                plugin.fail(sources.catalog)
                 sources.catalog[_INVALID_PSF] = True
             except Exception as error:
                 self.log.warning(
                     "%s failed for all %d sources: %s", plugin.name, len(sources), error, exc_info=True
                 )
-                plugin.fail(sources)
+                plugin.fail(sources.catalog)
+
+    def flag_unmeasured(self, sources: SourceCatalog) -> None:
+        """Set the general flag of every plugin for all sources, because nothing could be measured."""
+        for plugin in self._all_plugins:
+            plugin.fail(sources)
 
     def _check_psf(self, exposure: VisitImage) -> None:
         needy = [plugin.name for plugin in self._all_plugins if plugin.uses_psf]

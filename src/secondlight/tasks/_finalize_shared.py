@@ -285,6 +285,7 @@ class FinalizeCharacterizationBase(PipelineTask):
 
         psf = self._fit_psf(exposure, measured, where)
         if psf is None:
+            self.measurement.flag_unmeasured(measured)
             return _Refit(None, None, measured)
         exposure = replace_components(exposure, psf=psf)
         if not self._measure(exposure, measured, src, visit, detector):
@@ -326,6 +327,7 @@ class FinalizeCharacterizationBase(PipelineTask):
             raise
         except Exception as error:
             self.log.warning("%s: measurement failed: %s", _where(visit, detector), error, exc_info=True)
+            self.measurement.flag_unmeasured(measured)
             return False
         return True
 

@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from secondlight.catalog.schema import Schema
+from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.photometry._aperture_kernels import naive_sums, sinc_sums
 from secondlight.photometry.apertures import FLAG_COEFFICIENTS, FLAG_TRUNCATED, circle_coefficients
 
@@ -71,10 +72,10 @@ class CircularApertureFluxPlugin(MeasurementPlugin):
                 flags["flag_sincCoeffsTruncated"] = "the sinc coefficients reach over the edge of the image"
             self.add_flags(schema, flags, prefix=prefix)
 
-    def fail(self, sources: MeasurementSources) -> None:
+    def fail(self, catalog: SourceCatalog) -> None:
         """Set the flag of every radius."""
         for radius in self.config.radii:
-            sources.catalog[f"{self._prefix(radius)}_flag"] = True
+            catalog[f"{self._prefix(radius)}_flag"] = True
 
     def measure(self, sources: MeasurementSources) -> None:
         """Measure at the centroid slot."""
@@ -120,10 +121,10 @@ class CompensatedTophatFluxPlugin(MeasurementPlugin):
             flags = {"flag": "general failure", "flag_bounds": "the annulus reaches over the edge"}
             self.add_flags(schema, flags, prefix=prefix)
 
-    def fail(self, sources: MeasurementSources) -> None:
+    def fail(self, catalog: SourceCatalog) -> None:
         """Set the flag of every radius."""
         for radius in self.config.apertures:
-            sources.catalog[f"{self.column(str(radius))}_flag"] = True
+            catalog[f"{self.column(str(radius))}_flag"] = True
 
     def measure(self, sources: MeasurementSources) -> None:
         """Measure at the centroid slot."""
