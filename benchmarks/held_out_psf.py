@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from secondlight.photometry.measure_ap_corr import robust_sigma
 from secondlight.psf.candidates import MakePsfCandidatesTask
 from secondlight.psf.evaluation import kernel_stamps
 from secondlight.psf.piff_determiner import PiffPsfDeterminerTask
@@ -48,11 +49,6 @@ def residuals(order: int, size: int, prepared: list[tuple]) -> tuple[np.ndarray,
             sizes.append(t_star / t_psf - 1)
             ratios.append((stars["slot_PsfFlux_instFlux"] / stars["slot_PsfFlux_instFluxErr"])[rows])
     return np.concatenate(sizes), np.concatenate(ratios)
-
-
-def robust_sigma(values: np.ndarray) -> float:
-    """Return 1.4826 times the median absolute deviation."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = (
+    "MAD_TO_SIGMA",
     "ApCorrFit",
     "ChebyshevBoundedFieldConfig",
     "MeasureApCorrConfig",
@@ -26,7 +27,7 @@ from ..catalog.source_catalog import SourceCatalog
 from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
 from .ap_corr_names import ap_corr_names
 
-_MAD_TO_SIGMA = 1.482602218505602
+MAD_TO_SIGMA = 1.482602218505602
 # Keeps a set of identical ratios from clipping itself away.
 _MINIMUM_SIGMA = 1e-7
 
@@ -145,7 +146,7 @@ def robust_sigma(values: np.ndarray) -> float:
     """Return 1.4826 times the median absolute deviation from the median; NaN if there are no values."""
     if not len(values):
         return float("nan")
-    return float(_MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
+    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
 def fit_ap_corr(

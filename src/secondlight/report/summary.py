@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..catalog.photo_calib import AB_FLUX_NJY
+from ..photometry.measure_ap_corr import MAD_TO_SIGMA, robust_sigma
 from ..sky.matching import match_nearest
-
-_MAD_TO_SIGMA = 1.4826
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +101,9 @@ def visit_numbers(butler: Butler, *, collections: str) -> list[VisitNumbers]:
                 psf_stars=int(np.sum(stars["calib_psf_used"])),
                 reserved_stars=int(np.sum(stars["calib_psf_reserved"])),
                 size_residual=_median(final_sizes),
-                size_scatter=_sigma(final_sizes),
+                size_scatter=robust_sigma(final_sizes),
                 first_size_residual=_median(first_sizes),
-                first_size_scatter=_sigma(first_sizes),
+                first_size_scatter=robust_sigma(first_sizes),
             )
         )
     return result
@@ -148,10 +147,6 @@ def _size_residuals(stars: astropy.table.Table) -> np.ndarray:
 
 def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if len(values) else np.nan
-
-
-def _sigma(values: np.ndarray) -> float:
-    return _MAD_TO_SIGMA * _median(np.abs(values - _median(values)))
 
 
 def repeatability(
@@ -225,7 +220,7 @@ def _band_repeatability(band: str, magnitudes: np.ndarray) -> Repeatability:
         return Repeatability(band, 0, np.nan)
     m, n = magnitudes[:, twice], seen[twice]
     deviations = (m - np.nanmean(m, axis=0)) * np.sqrt(n / (n - 1))
-    return Repeatability(band, int(twice.sum()), _MAD_TO_SIGMA * float(np.nanmedian(np.abs(deviations))))
+    return Repeatability(band, int(twice.sum()), MAD_TO_SIGMA * float(np.nanmedian(np.abs(deviations))))
 
 
 def print_summary(
