@@ -1,0 +1,1 @@
+"""One file per subject; each takes measurements and truth, and returns numbers with their errors."""
