@@ -45,7 +45,7 @@ bench: setup
 
 lock:
 	$(BIN)/uv pip compile --python-version 3.12 --universal --generate-hashes --no-emit-index-url \
-		--extra test --extra dev -q pyproject.toml -o requirements.lock
+		--extra test --extra dev --extra bench -q pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) $(REPO)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from secondlight.catalog.mask_planes import mask_of
+from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.visit_image import replace_components
 from secondlight.repair.snap_combine import SnapCombineConfig, SnapCombineTask
 from tests.scenes import make_obs_info, make_visit_image
@@ -98,3 +99,12 @@ def test_different_shapes():
     first, _ = make_snaps()
     with pytest.raises(ValueError, match="snaps of exposure 100"):
         make_task().run([first, make_visit_image(width=13, height=9, x0=3, y0=4)])
+
+
+def test_counts_of_the_sum_are_worth_less_flux():
+    first, second = make_snaps()
+    assert make_task().run([first, second]).photometric_scaling is None
+    scaling = PhotoCalib.from_zero_point(27.0).to_field(first.bbox, first.unit)
+    first, second = (replace_components(snap, photometric_scaling=scaling) for snap in (first, second))
+    combined = make_task().run([first, second]).photometric_scaling
+    assert combined(x=5.0, y=6.0) == pytest.approx(0.5 * scaling(x=5.0, y=6.0))

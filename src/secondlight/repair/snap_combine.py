@@ -11,6 +11,7 @@ import astropy.time
 import numpy as np
 from astro_metadata_translator import ObservationInfo
 from lsst.images import VisitImage
+from lsst.images.fields import Field
 from lsst.pex.config import Config, ListField
 from lsst.pipe.base import Task
 
@@ -58,7 +59,8 @@ class SnapCombineTask(Task):
         -------
         image
             The image itself if there is only one.  For two, a new image with the calibrations and metadata of
-            the first, the summed exposure time and the mean of the two dates.
+            the first, the summed exposure time and the mean of the two dates; a count of the sum is worth as
+            much less flux as the exposure is longer.
 
         Raises
         ------
@@ -112,7 +114,17 @@ class SnapCombineTask(Task):
         combined.image.array[...] = image
         combined.variance.array[...] = variance
         obs_info = combine_obs_info(first.obs_info, second.obs_info)
-        return replace_components(combined, mask=mask, obs_info=obs_info)
+        return replace_components(
+            combined, mask=mask, obs_info=obs_info, photometric_scaling=_scaling_of_sum(first, second)
+        )
+
+
+def _scaling_of_sum(first: VisitImage, second: VisitImage) -> Field | None:
+    """Return the calibration (nJy per count) of the sum: both exposures collect the counts of a source."""
+    scaling = first.photometric_scaling
+    times = [snap.obs_info.exposure_time for snap in (first, second)]
+    share = 0.5 if None in times else float(times[0] / (times[0] + times[1]))
+    return None if scaling is None else scaling * share
 
 
 def _check_alike(first: VisitImage, second: VisitImage) -> None:

@@ -90,6 +90,20 @@ class Scene(Part):
                 return candidate
         raise SceneError(f"Scene {self.name} has no visit {visit}.")
 
+    def check_detector(self, detector: int) -> None:
+        """Raise if the camera has no such detector.
+
+        Raises
+        ------
+        SceneError
+            Raised if the camera has no such detector.
+        """
+        if detector not in self.camera.detectors:
+            raise SceneError(
+                f"Scene {self.name} has no detector {detector}; its camera has {len(self.camera.detectors)}, "
+                "counted from 0."
+            )
+
     def zero_point(self, visit: Visit) -> float:
         """Return the true AB magnitude of one count of a visit's image (all snaps together)."""
         band = self.bands[visit.band]
