@@ -122,8 +122,8 @@ class SnapCombineTask(Task):
 def _scaling_of_sum(first: VisitImage, second: VisitImage) -> Field | None:
     """Return the calibration (nJy per count) of the sum: both exposures collect the counts of a source."""
     scaling = first.photometric_scaling
-    times = [snap.obs_info.exposure_time for snap in (first, second)]
-    share = 0.5 if None in times else float(times[0] / (times[0] + times[1]))
+    times = (first.obs_info.exposure_time, second.obs_info.exposure_time)
+    share = 0.5 if times[0] is None or times[1] is None else float(times[0] / (times[0] + times[1]))
     return None if scaling is None else scaling * share
 
 
