@@ -30,8 +30,6 @@ class DetectorGeometry:
 
     Parameters
     ----------
-    visit, detector
-        Whose pixels these are.
     width, height
         Number of pixels along x and y; the centre of the first is (0, 0).
     boresight_x, boresight_y
@@ -48,8 +46,6 @@ class DetectorGeometry:
         Distance of the farthest corner of the camera from the boresight, pixels.
     """
 
-    visit: int
-    detector: int
     width: int
     height: int
     boresight_x: float
@@ -65,11 +61,6 @@ class DetectorGeometry:
     def bbox(self) -> Box:
         """Pixels of the detector; the first is (0, 0)."""
         return Box.factory[0 : self.height, 0 : self.width]
-
-    @property
-    def frame(self) -> DetectorFrame:
-        """Coordinate frame of the detector's pixels."""
-        return DetectorFrame(instrument=INSTRUMENT, visit=self.visit, detector=self.detector, bbox=self.bbox)
 
     def field(self, *, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return focal-plane positions (u, v): pixels from the boresight over the corner radius."""
@@ -146,15 +137,16 @@ class DetectorGeometry:
                 header[term] = self._cubic
         return WCS(header)
 
-    def projection(self, frame: DetectorFrame | None = None) -> SkyProjection[DetectorFrame]:
+    def projection(self, *, visit: int, detector: int) -> SkyProjection[DetectorFrame]:
         """Return the mapping as images carry it; its inverse is found by iteration, to 1e-8 pixels.
 
         Parameters
         ----------
-        frame
-            Frame of the pixels; the detector's own by default.
+        visit, detector
+            Whose pixels these are.
         """
-        return SkyProjection.from_fits_wcs(self.wcs, frame or self.frame, pixel_bounds=self.bbox)
+        frame = DetectorFrame(instrument=INSTRUMENT, visit=visit, detector=detector, bbox=self.bbox)
+        return SkyProjection.from_fits_wcs(self.wcs, frame, pixel_bounds=self.bbox)
 
     def _from_boresight(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(x) - self.boresight_x, np.asarray(y) - self.boresight_y
