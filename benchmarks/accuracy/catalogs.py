@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ("Measured", "PsfStamps", "Truth")
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import astropy.table
@@ -67,6 +68,8 @@ class Measured:
         Other columns that tell stars from galaxies, as `extendedness`.
     corrections
         Factors by which fluxes were multiplied to be total (n), by the name of the column.
+    cpu_seconds
+        User CPU time the measurement took; NaN if it was not taken.
     """
 
     system: str
@@ -94,6 +97,7 @@ class Measured:
     reserved_y: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     classifications: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     corrections: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    cpu_seconds: float = math.nan
 
     def __len__(self) -> int:
         return len(self.x)
