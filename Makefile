@@ -1,4 +1,4 @@
-# make demo   the whole chain on real images (DATA=folder with SDSS frames)
+# make demo   the whole chain on simulated images, or on SDSS frames (DATA=folder)
 # make test   the tests
 # make lint   style and types
 # make bench  the benchmarks
@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-DATA ?= ../shared/data/sdss_stripe82
+DATA ?=
 REPO ?= demo
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST_JOBS ?= $(JOBS)
@@ -30,7 +30,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/secondlight demo $(REPO) --data $(DATA) -j $(JOBS)
+	$(BIN)/secondlight demo $(REPO) $(if $(DATA),--data $(DATA)) -j $(JOBS)
 
 test: setup
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup

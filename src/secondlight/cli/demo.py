@@ -1,23 +1,30 @@
-"""The whole chain on a folder of SDSS frames, from an empty folder to calibrated images and a summary."""
+"""The whole chain on simulated images or SDSS frames, from an empty folder to a summary."""
 
 from __future__ import annotations
 
 __all__ = ("OUTPUT", "QUANTUM_GRAPH", "SKY_MAP", "run_demo")
 
+import dataclasses
 from pathlib import Path
 
+import click
 from lsst.daf.butler import Butler
 from rich.console import Console
 
 from ..instruments.ingest import default_run, ingest
 from ..instruments.reference_catalog import ingest_reference_catalog
-from ..instruments.repository import make_repository
+from ..instruments.repository import open_or_make_repository
 from ..instruments.sdss import SdssImager
+from ..instruments.sim_cam import SimCam
 from ..report.pictures import draw_visit
 from ..report.summary import print_summary, repeatability, visit_numbers
+from ..simulate.repository import IMAGES_RUN, SKY_MAP
+from ..simulate.scene import load_scene
 from ..sky.registration import register_sky_map, tracts_of_visits
 from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
+from .errors import errors_for_people
 from .pipeline import run_pipeline
+from .simulate import prepare, simulate_images
 
 OUTPUT = "demo/run"
 """Collection of the demonstration's outputs."""
@@ -25,19 +32,43 @@ OUTPUT = "demo/run"
 QUANTUM_GRAPH = "demo.qg"
 """Name of the file with the quantum graph, in the repository's folder; ``pipetask report`` reads it."""
 
-SKY_MAP = "secondlight_rings"
-"""Name of the sky map of the demonstration."""
+_ILLUMINATED = (
+    "-c",
+    "reprocessVisitImage:do_apply_flat_background_ratio=True",
+    "-c",
+    "reprocessVisitImage:detection.doApplyFlatBackgroundRatio=True",
+)
+"""Settings for images whose flat for the background is not that for the stars."""
 
 
-def run_demo(root: Path, data: Path, *, processes: int, console: Console | None = None) -> int:
-    """Make a repository, ingest the frames, run the whole chain and print what came out.
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """Images in a repository, and how they are to be processed."""
+
+    instrument: str
+    run: str
+    pipeline: str
+    settings: tuple[str, ...] = ()
+
+
+def run_demo(
+    root: Path,
+    *,
+    data: Path | None = None,
+    scene: str | Path = "demo",
+    processes: int,
+    console: Console | None = None,
+) -> int:
+    """Make a repository, put images into it, run the whole chain and print what came out.
 
     Parameters
     ----------
     root
-        Folder of the repository; made if it does not exist, else frames that are in it already are kept.
+        Folder of the repository; made if it does not exist, else images that are in it already are kept.
     data
-        Folder with SDSS frames, their companions, and ``refcat/stars.fits``.
+        Folder with SDSS frames, their companions, and ``refcat/stars.fits``; by default a scene is simulated.
+    scene
+        The scene to simulate, by name or file.
     processes
         Number of processes.
     console
@@ -50,23 +81,26 @@ def run_demo(root: Path, data: Path, *, processes: int, console: Console | None 
 
     Raises
     ------
-    FileNotFoundError
-        Raised if the data folder does not exist.
+    click.ClickException
+        Raised if there are no frames, or the scene cannot be simulated.
     """
     console = console or Console()
-    if not data.is_dir():
-        raise FileNotFoundError(f"There is no folder {data} with SDSS frames; name one with --data.")
-    _fill_repository(root, data, console)
-    instrument = SdssImager()
+    images = _ingest_sdss(root, data, console) if data else _simulate(root, scene, processes, console)
     code = run_pipeline(
         str(root),
-        pipeline="sdss/secondlight",
-        inputs=f"{default_run(instrument)},skymaps,refcats",
+        pipeline=images.pipeline,
+        inputs=f"{images.run},skymaps,refcats",
         output=OUTPUT,
-        where=f"instrument='{instrument.name}' AND skymap='{SKY_MAP}'",
+        where=f"instrument='{images.instrument}' AND skymap='{SKY_MAP}'",
         processes=processes,
-        extra=("--save-qgraph", str(root / QUANTUM_GRAPH)),
+        extra=("--save-qgraph", str(root / QUANTUM_GRAPH), *images.settings),
     )
+    _sum_up(root, console)
+    return code
+
+
+def _sum_up(root: Path, console: Console) -> None:
+    """Print the numbers of the run and draw its images."""
     with Butler.from_config(str(root)) as butler:
         print_summary(
             visit_numbers(butler, collections=OUTPUT),
@@ -78,7 +112,6 @@ def run_demo(root: Path, data: Path, *, processes: int, console: Console | None 
         f"Images (pvi) and source tables (sources_detector) are in collection {OUTPUT} of {root}, "
         f"{pictures} pictures of them in {root / 'pictures'}."
     )
-    return code
 
 
 def _draw_pictures(butler: Butler, folder: Path) -> int:
@@ -92,11 +125,23 @@ def _draw_pictures(butler: Butler, folder: Path) -> int:
     return len(refs)
 
 
-def _fill_repository(root: Path, data: Path, console: Console) -> None:
-    """Make the repository and put everything the pipeline reads into it."""
-    is_new = not (root / "butler.yaml").exists()
-    with make_repository(root) if is_new else Butler.from_config(str(root), writeable=True) as butler:
-        instrument = SdssImager()
+def _simulate(root: Path, scene: str | Path, processes: int, console: Console) -> _Images:
+    """Simulate a scene."""
+    with errors_for_people():
+        described = load_scene(scene)
+        prepare(root, described, say=console.print)
+    if simulate_images(root, processes=processes):
+        raise click.ClickException(f"Scene {described.name} was not simulated completely; see the log above.")
+    settings = _ILLUMINATED if described.sky.illumination else ()
+    return _Images(SimCam.name, IMAGES_RUN, "sim/secondlight", settings)
+
+
+def _ingest_sdss(root: Path, data: Path, console: Console) -> _Images:
+    """Put SDSS frames, a sky map and the reference catalog into the repository."""
+    if not data.is_dir():
+        raise click.ClickException(f"There is no folder {data} with SDSS frames; name one with --data.")
+    instrument = SdssImager()
+    with errors_for_people(), open_or_make_repository(root) as butler:
         report = ingest(
             butler, instrument, [data], progress=lambda file: console.print(f"Ingesting {file.path.name}")
         )
@@ -106,3 +151,4 @@ def _fill_repository(root: Path, data: Path, console: Console) -> None:
         reference = data / "refcat" / "stars.fits"
         if reference.exists():
             ingest_reference_catalog(butler, reference)
+    return _Images(instrument.name, default_run(instrument), "sdss/secondlight")

@@ -24,6 +24,7 @@ _PRELOAD = (
     "secondlight.tasks.calibrate_image",
     "secondlight.tasks.finalize_characterization",
     "secondlight.tasks.reprocess_visit_image",
+    "secondlight.tasks.simulate_detector",
 )
 
 
@@ -35,6 +36,7 @@ def run_pipeline(
     output: str,
     where: str = "",
     processes: int = 1,
+    extend_run: bool = False,
     extra: Sequence[str] = (),
     log_level: str = "INFO",
 ) -> int:
@@ -48,11 +50,13 @@ def run_pipeline(
         Pipeline file, or the name of one that comes with the package (``secondlight``, ``sdss/secondlight``),
         with an optional ``#subset`` of tasks.
     inputs, output
-        Comma-separated input collections, and the collection for the outputs.
+        Comma-separated input collections, and the collection for the outputs: a chain of each run's own.
     where
         Selection of data, as for ``pipetask run -d``.
     processes
         Number of processes.
+    extend_run
+        Whether ``output`` is an existing RUN collection itself, to which only what is missing is added.
     extra
         More arguments for ``pipetask run``.
     log_level
@@ -79,8 +83,12 @@ def run_pipeline(
         "-p",
         find_pipeline(pipeline),
     ]
-    arguments += ["-i", inputs, "-o", output, "-j", str(processes), "--register-dataset-types"]
+    arguments += ["-i", inputs, "-j", str(processes), "--register-dataset-types"]
     arguments += ["--start-method", "forkserver"]
+    if extend_run:
+        arguments += ["--output-run", output, "--extend-run", "--clobber-outputs"]
+    else:
+        arguments += ["-o", output]
     if where:
         arguments += ["-d", where]
     result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""Commands that process: ``secondlight run`` and ``secondlight demo``."""
+"""Commands that process: ``secondlight run``, ``secondlight simulate`` and ``secondlight demo``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 
 import click
 
+from .simulate import simulate_command
+
 
 @click.command(name="run", context_settings={"ignore_unknown_options": True})
 @click.argument("repository", type=click.Path(exists=True))
 @click.option(
     "--pipeline", "-p", default="secondlight", show_default=True,
     help="Pipeline file, or the name of one that comes with the package (secondlight, final-pass, "
-    "final-pass-by-visit, rubin-names, sdss/secondlight), with an optional #subset of its tasks.",
+    "final-pass-by-visit, rubin-names, sdss/secondlight, sim/secondlight, simulate), with an optional "
+    "#subset of its tasks.",
 )  # fmt: skip
 @click.option("--input", "-i", "inputs", required=True, help="Comma-separated input collections.")
 @click.option("--output", "-o", required=True, help="Collection for the outputs.")
@@ -51,22 +54,21 @@ def run_command(
 
 
 @click.command(name="demo")
-@click.argument("repository", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with SDSS frames and companions.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder with SDSS frames and companions."
-)
+    "--scene", metavar="NAME|FILE",
+    help="Scene to simulate: one that comes with the package, or a YAML file.  [default: demo]",
+)  # fmt: skip
 @click.option("--processes", "-j", default=1, show_default=True, type=click.IntRange(1))
-def demo_command(repository: Path, data: Path, processes: int) -> None:
-    """Run the whole chain on a folder of SDSS frames, in a new or existing REPOSITORY, and sum it up."""
-    from ..instruments.files import InputFileError
+def demo_command(repository: Path, data: Path | None, scene: str | None, processes: int) -> None:
+    """Run the whole chain in a new or existing REPO and sum it up: on simulated images, or on SDSS frames."""
+    if data is not None and scene is not None:
+        raise click.UsageError("Either SDSS frames (--data) or simulated images (--scene), not both.")
     from .demo import run_demo
 
-    try:
-        code = run_demo(repository, data, processes=processes)
-    except (InputFileError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    sys.exit(code)
+    sys.exit(run_demo(repository, data=data, scene=scene or "demo", processes=processes))
 
 
-PROCESSING_COMMANDS = (run_command, demo_command)
+PROCESSING_COMMANDS = (run_command, demo_command, simulate_command)
 """Commands of this module, for the ``secondlight`` group."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("DetectorObservation", "InputFile", "SurveyInstrument")
+__all__ = ("CameraInstrument", "DetectorObservation", "InputFile", "SurveyInstrument")
 
 import dataclasses
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import astropy.io.fits
 import astropy.time
@@ -25,8 +25,19 @@ from lsst.utils.introspection import get_full_type_name
 from ..psf.survey_psf import SurveyPsf
 from .files import InputFileError
 
-VISIT_SYSTEM = 0
-"""Identifier of the only visit system: each exposure is a visit of its own."""
+
+class VisitSystem(NamedTuple):
+    """How the exposures of a camera are joined to visits."""
+
+    id: int
+    name: str
+
+
+ONE_TO_ONE = VisitSystem(0, "one-to-one")
+"""Each exposure is a visit of its own."""
+
+BY_GROUP = VisitSystem(1, "by-group")
+"""The exposures of a group, the snaps, are one visit."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -68,8 +79,8 @@ class DetectorObservation:
     survey_psf: SurveyPsf | None = None
 
 
-class SurveyInstrument(Instrument):
-    """A camera whose calibrated single-visit images can be ingested."""
+class CameraInstrument(Instrument):
+    """A camera as a repository knows it: its records."""
 
     name: ClassVar[str]
     """Name of the instrument in data ids."""
@@ -86,14 +97,17 @@ class SurveyInstrument(Instrument):
     detector_max: ClassVar[int]
     """One more than the largest detector id."""
 
+    visit_system: ClassVar[VisitSystem] = ONE_TO_ONE
+    """How its exposures are joined to visits."""
+
     @classmethod
     def getName(cls) -> str:
         """Return the name of the instrument."""
         return cls.name
 
     def getRawFormatter(self, dataId: DataId) -> type[Formatter | FormatterV2]:
-        """Refuse: raw files are not ingested, calibrated images are."""
-        raise NotImplementedError(f"{self.name}: calibrated images are ingested, not raw files.")
+        """Refuse: there are no raw files here, only calibrated images."""
+        raise NotImplementedError(f"{self.name}: calibrated images are stored, not raw files.")
 
     def register(self, registry: Registry, *, update: bool = False) -> None:
         """Insert the records of the instrument, its visit system, detectors and filters; can be repeated."""
@@ -106,13 +120,13 @@ class SurveyInstrument(Instrument):
                     "visit_max": self.visit_max,
                     "exposure_max": self.visit_max,
                     "detector_max": self.detector_max,
-                    "visit_system": VISIT_SYSTEM,
+                    "visit_system": self.visit_system.id,
                 },
                 update=update,
             )
             registry.syncDimensionData(
                 "visit_system",
-                {"instrument": self.name, "id": VISIT_SYSTEM, "name": "one-to-one"},
+                {"instrument": self.name} | self.visit_system._asdict(),
                 update=update,
             )
             for detector, name in self.detectors.items():
@@ -140,6 +154,10 @@ class SurveyInstrument(Instrument):
         """Insert the record of a filter unless it is there."""
         record = {"instrument": self.name, "name": physical_filter, "band": band}
         registry.syncDimensionData("physical_filter", record, update=update)
+
+
+class SurveyInstrument(CameraInstrument):
+    """A camera whose calibrated single-visit images can be ingested."""
 
     @abstractmethod
     def find(self, paths: Sequence[Path]) -> Iterable[InputFile]:

@@ -28,14 +28,17 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        Raised if a text has no equals sign.
+        Raised if a text has no equals sign, or its value is not YAML.
     """
     values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"Expected KEY=VALUE, found {setting!r}.")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"The value of {setting!r} is not YAML.") from error
     return values
 
 

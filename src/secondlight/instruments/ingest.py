@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("IMAGE_TYPE", "PSF_TYPE", "AlreadyIngestedError", "IngestReport", "default_run", "ingest")
+__all__ = (
+    "IMAGE_TYPE",
+    "PSF_TYPE",
+    "AlreadyIngestedError",
+    "IngestReport",
+    "default_run",
+    "ingest",
+    "register_dataset_types",
+)
 
 import dataclasses
 import itertools
@@ -15,7 +23,7 @@ from lsst.daf.butler import Butler, DatasetType
 
 from .base import InputFile, SurveyInstrument
 from .files import InputFileError
-from .records import register_observation
+from .records import detector_region, register_observation
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,7 +95,7 @@ def ingest(
         raise InputFileError(where, f"no images of {instrument.name} were found.")
     run = run or default_run(instrument)
     instrument.register(butler.registry)
-    _register_dataset_types(butler)
+    register_dataset_types(butler)
     butler.collections.register(run)
     report = IngestReport()
     for _, group in itertools.groupby(files, key=attrgetter("visit")):
@@ -123,15 +131,17 @@ def _ingest_file(
     if progress is not None:
         progress(file)
     observation = instrument.read(file, folders)
-    register_observation(butler, instrument, observation.image)
+    image = observation.image
+    register_observation(butler, instrument, [image.obs_info], band=image.band, region=detector_region(image))
     data_id = {"instrument": instrument.name, "detector": file.detector}
-    butler.put(observation.image, IMAGE_TYPE, data_id | {"exposure": file.visit}, run=run)
+    butler.put(image, IMAGE_TYPE, data_id | {"exposure": file.visit}, run=run)
     if observation.survey_psf is not None:
         butler.put(observation.survey_psf, PSF_TYPE, data_id | {"visit": file.visit}, run=run)
     report.ingested.append(file)
 
 
-def _register_dataset_types(butler: Butler) -> None:
+def register_dataset_types(butler: Butler) -> None:
+    """Register what an image and a survey's PSF are stored as."""
     for name, observation, storage in (
         (IMAGE_TYPE, "exposure", "VisitImage"),
         (PSF_TYPE, "visit", "SurveyPsf"),

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("REFERENCE_RUN", "REFERENCE_TYPE", "ingest_reference_catalog", "read_reference_catalog")
+__all__ = (
+    "REFERENCE_RUN",
+    "REFERENCE_TYPE",
+    "ingest_reference_catalog",
+    "read_reference_catalog",
+    "register_reference_catalog",
+    "store_reference_catalog",
+)
 
 import re
 from pathlib import Path
@@ -96,12 +103,33 @@ def ingest_reference_catalog(butler: Butler, path: str | Path, *, run: str = REF
         Raised if the file cannot be used.
     """
     table = read_reference_catalog(path)
-    dataset_type = DatasetType(REFERENCE_TYPE, (), "ArrowAstropy", universe=butler.dimensions)
-    butler.registry.registerDatasetType(dataset_type)
+    register_reference_catalog(butler, run=run)
+    return store_reference_catalog(butler, table, run=run)
+
+
+def register_reference_catalog(butler: Butler, *, run: str = REFERENCE_RUN) -> None:
+    """Register the dataset type and the collection of the reference catalog; not inside a transaction."""
+    butler.registry.registerDatasetType(
+        DatasetType(REFERENCE_TYPE, (), "ArrowAstropy", universe=butler.dimensions)
+    )
     butler.collections.register(run)
-    if butler.find_dataset(dataset_type, collections=run) is not None:
+
+
+def store_reference_catalog(butler: Butler, table: Table, *, run: str = REFERENCE_RUN) -> bool:
+    """Store a table of reference stars unless the collection has one, and return whether it was stored.
+
+    Parameters
+    ----------
+    butler
+        Repository, open for writing, with dataset type and collection registered.
+    table
+        Reference stars in the form that `read_reference_catalog` returns.
+    run
+        Collection to write to.
+    """
+    if butler.find_dataset(REFERENCE_TYPE, collections=run) is not None:
         return False
-    butler.put(table, dataset_type, run=run)
+    butler.put(table, REFERENCE_TYPE, run=run)
     return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("make_repository", "repository_config")
+__all__ = ("make_repository", "open_or_make_repository", "repository_config")
 
 import importlib.resources
 from pathlib import Path
@@ -35,3 +35,10 @@ def make_repository(root: str | Path) -> Butler:
     if (Path(root) / "butler.yaml").exists():
         raise FileExistsError(f"{root} is a data repository already; it was left as it is.")
     return Butler.from_config(Butler.makeRepo(str(root), config=repository_config()), writeable=True)
+
+
+def open_or_make_repository(root: str | Path) -> Butler:
+    """Open a data repository for writing; an empty one is made if there is none."""
+    if (Path(root) / "butler.yaml").exists():
+        return Butler.from_config(str(root), writeable=True)
+    return make_repository(root)
