@@ -152,8 +152,8 @@ def _check_inside_field(scene: Scene, pointings: Sequence[_Pointing]) -> None:
     if reach > field.radius:
         raise SceneError(
             f"Scene {scene.name}, {pointings[farthest]}: a corner is {reach:.4f} degrees from the centre of "
-            f"the field, but only {field.radius:g} degrees (field.radius) have objects. Point it closer to RA "
-            f"{field.ra:g}, Dec {field.dec:g}, or let field.radius be at least {_round_up(reach):g}."
+            f"the field, but only {field.radius:g} degrees (field.radius) have objects. Point it closer to "
+            f"RA {field.ra:g}, Dec {field.dec:g}, or let field.radius be at least {_round_up(reach):g}."
         )
 
 
@@ -171,7 +171,8 @@ def _check_on_tracts(scene: Scene, pointings: Sequence[_Pointing], tracts: Seque
         if not set(seen) & set(tracts):
             raise SceneError(
                 f"Scene {scene.name}, {pointing}: it sees tract {_listed(seen)} of the sky map, but "
-                f"field.tracts has {_listed(tracts)} only. Add the tract, or leave out field.tracts to have all."
+                f"field.tracts has {_listed(tracts)} only. Add the tract, or leave out field.tracts to have "
+                "all."
             )
 
 

@@ -60,6 +60,8 @@ def observation_info(scene: Scene, visit: Visit, detector: int, snap: int = 0) -
         exposure_group=f"{INSTRUMENT}-{visit.id}",
         observing_day=observing_day(begin),
         observation_counter=exposure,
+        group_counter_start=visit.id,
+        group_counter_end=visit.id + scene.snaps - 1,
         has_simulated_content=True,
         can_see_sky=True,
     )

@@ -43,11 +43,12 @@ def illumination(scene: Scene, detector: int) -> Image | None:
     amplitude = scene.sky.illumination
     if amplitude == 0.0:
         return None
+    # The tilt brings the deviation at the farthest corner, where the bowl's is 1 - _MEAN_SQUARE, up to 1.
     pattern = _quadratic(
         scene,
         detector,
         constant=1.0 - amplitude * _MEAN_SQUARE,
-        slope=amplitude * (1.0 - _MEAN_SQUARE) * 0.5,
+        slope=amplitude * _MEAN_SQUARE,
         direction=_direction(scene, "illumination"),
         curvature=amplitude,
     )
