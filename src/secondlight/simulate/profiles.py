@@ -102,13 +102,13 @@ class Sersic(NamedTuple):
 
     Attributes
     ----------
-    index
+    exponent
         Sersic index.
     truncation
         Radius at which it ends.
     """
 
-    index: float
+    exponent: float
     truncation: float
 
     def radius_of_fraction(self, outside: np.ndarray) -> np.ndarray:
@@ -124,7 +124,7 @@ class Sersic(NamedTuple):
     def draw(self) -> galsim.GSObject:
         """Return the profile for GalSim."""
         accurate = galsim.GSParams(kvalue_accuracy=_SERSIC_ACCURACY)
-        return galsim.Sersic(self.index, half_light_radius=1.0, trunc=self.truncation, gsparams=accurate)
+        return galsim.Sersic(self.exponent, half_light_radius=1.0, trunc=self.truncation, gsparams=accurate)
 
 
 @cache

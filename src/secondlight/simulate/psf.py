@@ -1,4 +1,4 @@
-"""The true PSF of a simulated detector: an atmosphere and the optics' spot, both varying over the focal plane."""
+"""The true PSF of a simulated detector: atmosphere and optics' spot, varying over the focal plane."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _DEGREE = 3
 _POWERS = np.array([(i, n - i) for n in range(_DEGREE + 1) for i in range(n, -1, -1)])
 """Powers of the field coordinates (u, v) of each term of the polynomials (m, 2)."""
 
-_WEIGHTS = 0.5 ** np.maximum(_POWERS.sum(axis=1) - 1, 0)
-"""Relative size of the random coefficients: seeing changes smoothly."""
+_WEIGHTS = np.array([0.0, 1.0, 0.5, 0.1])[_POWERS.sum(axis=1)]
+"""Relative size of the random coefficients of each degree: seeing changes smoothly."""
 
 _TYPICAL_COLOR = 1.0
 """The g - i colour of the light a visit's seeing is stated for, mag."""
 
-_TILT = 0.5
+_TILT = 0.8
 """Share of the defocus and the astigmatism that changes from visit to visit, as optics bend and shift."""
 
 _STAMP_HALF_WIDTHS = 8
@@ -48,10 +48,10 @@ _SAMPLES = 33
 class SimulatedPsf(PointSpreadFunction):
     """A sheared atmospheric profile convolved with a Gaussian spot and the pixel.
 
-    With field coordinates ``(u, v) = ((x, y) - boresight) / radius`` each row of `coefficients` is a polynomial
-    of the third degree in (u, v): the relative change of the seeing, the reduced shear g1 and g2 of the
-    atmosphere, and a, b, c of the symmetric matrix ``M = [[a + b, c], [c, a - b]]`` (pix) that defocus (a) and
-    astigmatism (b, c) give. The spot's covariance is ``M M^T + spot^2``.
+    With field coordinates ``(u, v) = ((x, y) - boresight) / radius`` each row of `coefficients` is a
+    polynomial of the third degree in (u, v): the relative change of the seeing, the reduced shear g1 and g2
+    of the atmosphere, and a, b, c of the symmetric matrix ``M = [[a + b, c], [c, a - b]]`` (pix) that defocus
+    (a) and astigmatism (b, c) give. The spot's covariance is ``M M^T + spot^2``.
 
     Parameters
     ----------
@@ -236,9 +236,9 @@ class SimulatedPsfModel(ArchiveTree):
 def make_psf(scene: Scene, visit: Visit, detector: int) -> SimulatedPsf:
     """Return the true PSF of one detector in one visit.
 
-    The seeing and the shear of the atmosphere are random smooth functions over the focal plane, others in every
-    visit. Defocus and astigmatism grow with the square of the distance from the boresight, alike in all visits
-    (field curvature), and change linearly across the field with a tilt that differs between visits.
+    The seeing and the shear of the atmosphere are random smooth functions over the focal plane, others in
+    every visit. Defocus and astigmatism grow with the square of the distance from the boresight, alike in all
+    visits (field curvature), and change linearly across the field with a tilt that differs between visits.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Drawing stars and galaxies through a varying PSF, fast and without noise.
 
-The Fourier transform of an object is known in closed form or as a radial table: bulge and disk times atmosphere
-times the optics' spot times the pixel. It is sampled on the frequencies of a stamp, with the aliases that come
-from sampling by pixels, and transformed back. What lies outside the stamp wraps around, so that no flux is lost;
-`stamp_sizes` keeps it small.
+The Fourier transform of an object is known in closed form or as a radial table: bulge and disk times
+atmosphere times the optics' spot times the pixel. It is sampled on the frequencies of a stamp, with the
+aliases that come from sampling by pixels, and transformed back. What lies outside the stamp wraps around, so
+that no flux is lost; `stamp_sizes` keeps it small.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _BATCH = 1 << 20
 """Pixels of the stamps drawn together, which bounds the memory to some 30 MB."""
 
 _DISK_INDEX = 1.0
-_SPOT_RADII = 3.0
-"""Standard deviations of the spot, and half-light radii of a galaxy, that at least count for a stamp's size."""
+_REACH = 3.0
+"""Standard deviations of the spot, and half-light radii of a galaxy, that count at least."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,9 +89,8 @@ class Light:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: npt.ArrayLike) -> Self:
-        """Return some of the objects, by indices or mask."""
-        rows = np.asarray(index)
+    def __getitem__(self, rows: np.ndarray | slice) -> Self:
+        """Return some of the objects, by indices, mask or slice."""
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
     @property
@@ -178,7 +177,7 @@ def stamp_sizes(light: Light, *, surface_brightness: float) -> np.ndarray:
     flux = np.maximum(np.abs(light.flux), np.finfo(np.float64).tiny)
     level = surface_brightness / flux
     radius = np.hypot(_seeing_radius(light, level), _galaxy_radius(light, level))
-    radius = np.hypot(radius, _SPOT_RADII * _major_axis(light.psf[:, 3:]))
+    radius = np.hypot(radius, _REACH * _major_axis(light.psf[:, 3:]))
     # Half a pixel: objects are not on the centre of their pixel.
     index = np.searchsorted(_SIZES, 2 * (radius + 0.5))
     return np.asarray(_SIZES[np.minimum(index, len(_SIZES) - 1)])
@@ -207,7 +206,7 @@ def _galaxy_radius(light: Light, level: np.ndarray) -> np.ndarray:
             profile.radius_of_brightness(level[present] * area / share[present]),
             profile.radius_of_fraction(np.minimum(_OUTSIDE / share[present], 1.0)),
         )
-        reach = np.maximum(reach, _SPOT_RADII) * _major_axis(_second_moments(part))
+        reach = np.maximum(reach, _REACH) * _major_axis(_second_moments(part))
         radius[present] = np.maximum(radius[present], reach)
     return radius
 
