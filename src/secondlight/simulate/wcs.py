@@ -149,11 +149,12 @@ class DetectorGeometry:
         return SkyProjection.from_fits_wcs(self.wcs, frame, pixel_bounds=self.bbox)
 
     def _from_boresight(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(x) - self.boresight_x, np.asarray(y) - self.boresight_y
+        dx, dy = np.broadcast_arrays(np.asarray(x) - self.boresight_x, np.asarray(y) - self.boresight_y)
+        return dx, dy
 
     def _tangent_vector(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the vectors (..., 3) from the observer to the tangent plane, which is at distance 1."""
-        dx, dy = np.broadcast_arrays(*self._from_boresight(x, y))
+        dx, dy = self._from_boresight(x, y)
         scale = self.pixel_scale * _ARCSEC * (1 + self._cubic * (dx**2 + dy**2))
         plane = np.stack([dx * scale, dy * scale], axis=-1) @ self._to_plane.T
         vector: np.ndarray = self._axes[0] + plane @ self._axes[1:]
