@@ -17,7 +17,7 @@ import dataclasses
 from pathlib import Path
 
 from astropy.table import Table
-from lsst.daf.butler import Butler, CollectionType, DatasetRef, DatasetType
+from lsst.daf.butler import Butler, DatasetRef, DatasetType
 from lsst.sphgeom import ConvexPolygon
 
 from ..instruments.ingest import register_dataset_types
@@ -33,8 +33,9 @@ from ..instruments.sim_cam import SimCam
 from ..sky.registration import register_sky_map
 from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 from .geometry import check_footprint, nominal_geometry
-from .objects import make_objects, make_reference_catalog
+from .objects import make_objects
 from .observation_info import observation_info
+from .reference_stars import make_reference_catalog
 from .scene import Scene, SceneError
 from .scene_parts import Visit
 
@@ -44,10 +45,10 @@ SCENE_TYPE = "sim_scene"
 OBJECTS_TYPE = "sim_objects"
 """Dataset type of the table of all objects of the scene, with dimensions (instrument)."""
 
-SCENE_RUN = SimCam.makeCollectionName("scene")
+SCENE_RUN = SimCam().makeCollectionName("scene")
 """RUN collection of the scene and its objects."""
 
-IMAGES_RUN = SimCam.makeCollectionName("images")
+IMAGES_RUN = SimCam().makeCollectionName("images")
 """RUN collection that the images and their truth go to."""
 
 SKY_MAP = "secondlight_rings"
@@ -175,7 +176,7 @@ def _register(butler: Butler) -> None:
         dataset_type = DatasetType(name, ("instrument",), storage, universe=butler.dimensions)
         butler.registry.registerDatasetType(dataset_type)
     for run in (SCENE_RUN, IMAGES_RUN):
-        butler.collections.register(run, CollectionType.RUN)
+        butler.collections.register(run)
 
 
 def _write_records(butler: Butler, scene: Scene, regions: dict[tuple[Visit, int], ConvexPolygon]) -> None:
