@@ -42,7 +42,7 @@ def make_stars(scene: Scene) -> dict[str, np.ndarray]:
     n = int(random.poisson(mean_number))
     if n == 0:
         raise SceneError(
-            f"Scene {scene.name} has no star: {mean_number:.3g} were expected in its circle of {field.radius} "
+            f"Scene {scene.name} has no star: {mean_number:.3g} are expected in its circle of {field.radius} "
             f"degrees with stars.density = {stars.density} and stars.faint = {stars.faint}; without stars "
             "there is no PSF to be measured."
         )
