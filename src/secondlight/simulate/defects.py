@@ -54,7 +54,8 @@ class Defects:
     @property
     def bad(self) -> np.ndarray:
         """All defects, bool (h, w)."""
-        return self.bad_columns | self.hot_pixels
+        bad: np.ndarray = self.bad_columns | self.hot_pixels
+        return bad
 
     def add_dark_current(self, charge: np.ndarray, exposure_time: float, random: np.random.Generator) -> None:
         """Add what hot pixels collect in some seconds to an image in electrons, in place."""
@@ -84,7 +85,7 @@ def make_defects(scene: Scene, detector: int) -> Defects:
         bad_columns[where] = True
         response[where], level[where] = _behaviour(random, scene.electronics.full_well)
     hot = _hot_pixels(random, shape, scene.electronics.hot_pixels)
-    dark_current = np.exp(random.uniform(*np.log(_HOT_RANGE), np.count_nonzero(hot)))
+    dark_current = _log_uniform(random, _HOT_RANGE, int(hot.sum()))
     return Defects(
         bad_columns=bad_columns,
         response=response[bad_columns],
@@ -106,7 +107,7 @@ def _column(random: np.random.Generator, shape: tuple[int, int]) -> tuple[slice,
 def _behaviour(random: np.random.Generator, full_well: float) -> tuple[float, float]:
     """Return the response of a bad column and its constant level, electrons."""
     if random.random() < _STUCK:
-        return 0.0, full_well * float(np.exp(random.uniform(*np.log(_STUCK_RANGE))))
+        return 0.0, full_well * float(_log_uniform(random, _STUCK_RANGE, 1)[0])
     return float(random.uniform(0.0, 0.8)), 0.0
 
 
@@ -116,3 +117,9 @@ def _hot_pixels(random: np.random.Generator, shape: tuple[int, int], mean: float
     number = random.poisson(mean)
     hot[random.integers(shape[0], size=number), random.integers(shape[1], size=number)] = True
     return hot
+
+
+def _log_uniform(random: np.random.Generator, limits: tuple[float, float], number: int) -> np.ndarray:
+    """Return numbers whose logarithm is uniform between two limits."""
+    low, high = np.log(limits)
+    return np.asarray(np.exp(random.uniform(low, high, number)))

@@ -22,7 +22,8 @@ def count_photons(expected: np.ndarray, random: np.random.Generator) -> np.ndarr
 
     Above 25 electrons they come from normal deviates through the asymptotic inverse of the Poisson
     distribution (Giles 2016, ACM TOMS 42, 10, the approximation with terms up to 1/expectation), which is
-    several times faster; the share of numbers that the inverse misses by one is below 1e-4.
+    several times faster; it misses a number by one in less than 2 of 10,000 cases, and mean and variance are
+    right to 1e-4 of the variance.
 
     Parameters
     ----------
@@ -125,6 +126,8 @@ def _bleed(charge: np.ndarray, full_well: float) -> None:
 def interpolate_defects(counts: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> None:
     """Replace defective pixels by what their neighbours in the row predict, in place.
 
+    Where nothing predicts them they take the median of the image; an image without a good pixel stays.
+
     Parameters
     ----------
     counts, variance
@@ -132,11 +135,15 @@ def interpolate_defects(counts: np.ndarray, variance: np.ndarray, bad: np.ndarra
     bad
         Pixels to replace, bool (h, w).
     """
-    defaults = InterpImageTask.ConfigClass()
-    good = ~bad
-    fallback = float(np.median(counts[good])) if good.any() else 0.0
-    fallback_variance = float(np.median(variance[good])) if good.any() else math.nan
-    sigma = defaults.modelPsf.defaultFwhm / _FWHM_OVER_SIGMA
+    if bad.all():
+        return
+    settings = InterpImageTask.ConfigClass()
     interpolate_rows(
-        counts, variance, bad, sigma, defaults.useFallbackValueAtEdge, max(fallback, 0.0), fallback_variance
+        counts,
+        variance,
+        bad,
+        settings.modelPsf.defaultFwhm / _FWHM_OVER_SIGMA,
+        settings.useFallbackValueAtEdge,
+        max(float(np.median(counts[~bad])), 0.0),
+        float(np.median(variance[~bad])),
     )
