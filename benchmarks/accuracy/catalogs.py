@@ -17,6 +17,8 @@ import numpy.typing as npt
 from lsst.images import Box, Mask
 from lsst.images.psfs import PointSpreadFunction
 
+from secondlight.simulate.render import Light
+
 type Flux = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 type Flags = npt.NDArray[np.bool_]
 type PsfStamps = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -68,6 +70,13 @@ class Measured:
         Other columns that tell stars from galaxies, as `extendedness`.
     corrections
         Factors by which fluxes were multiplied to be total (n), by the name of the column.
+    psf_flux
+        Name of the flux that is fitted with the model of the PSF.
+    calibration_flux, calibration_radius
+        Name of the flux that the zero point was fitted with, and the radius in pixels of the aperture that it
+        stands for; `None` if fluxes were converted with the true zero point.
+    zero_point
+        AB magnitude of one count by which fluxes were converted; `None` for the true one.
     cpu_seconds
         User CPU time the measurement took; NaN if it was not taken.
     """
@@ -97,6 +106,10 @@ class Measured:
     reserved_y: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     classifications: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     corrections: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    psf_flux: str | None = None
+    calibration_flux: str | None = None
+    calibration_radius: float | None = None
+    zero_point: float | None = None
     cpu_seconds: float = math.nan
 
     def __len__(self) -> int:
@@ -134,6 +147,8 @@ class Truth:
         The true background (h, w), counts.
     artifacts
         The true artefacts, with planes COSMIC_RAY, SATURATED, BAD_COLUMN, ...
+    light
+        The objects' own light with unit flux, one for each row of `table`.
     """
 
     visit: int
@@ -146,6 +161,7 @@ class Truth:
     psf: PsfStamps | PointSpreadFunction | None = None
     background: np.ndarray | None = None
     artifacts: Mask | None = None
+    light: Light | None = None
 
     def __getitem__(self, column: str) -> np.ndarray:
         """Return a column of the table as an array without unit."""
