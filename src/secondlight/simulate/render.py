@@ -27,8 +27,8 @@ _OUTSIDE = 1e-3
 _SIZES = np.array([m << s for s in range(3, 9) for m in (4, 5, 6, 7)] + [2048])
 """Sides of stamps: even, with small prime factors."""
 
-_BATCH = 1 << 20
-"""Pixels of the stamps drawn together, which bounds the memory to some 30 MB."""
+_BATCH = 1 << 18
+"""Pixels of the stamps drawn together, which bounds the memory to a few MB."""
 
 _DISK_INDEX = 1.0
 _REACH = 3.0
