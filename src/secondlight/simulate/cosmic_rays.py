@@ -19,8 +19,8 @@ _FLUCTUATION = 0.2
 _SPLITS = 8
 """Points per pixel of path at which the charge is let go."""
 
-_FASTEST = 100.0
-"""Electrons are slow below this energy, keV: they lose twice as much as fast particles there."""
+_SLOW = 100.0
+"""Energy at which electrons lose twice as much as fast particles, keV."""
 
 _WORM_ENERGY = (40.0, 1500.0)
 """Range of the energies of worms, keV."""
@@ -29,7 +29,7 @@ _FAST_LOSS = 2.9
 """Energy that fast particles lose in a path of the scene's most probable charge per pixel, keV."""
 
 _SCATTERING = 0.5
-"""Deflection of an electron of `_FASTEST` energy in one pixel of path, radians."""
+"""Deflection of an electron of that energy in one pixel of path, radians."""
 
 
 def make_cosmic_rays(scene: Scene, visit: Visit, detector: int, snap: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def _add_worm(
     while energy > 0 and 0 <= depth <= thickness:
         if i % _SPLITS == 0:
             fluctuation = _fluctuation(random)
-        slowness = _FASTEST / energy
+        slowness = _SLOW / energy
         lost = min(_FAST_LOSS * step * (1 + slowness**0.75) * fluctuation, energy)
         _add_charge(image, x, y, charge * lost / _FAST_LOSS, diffusion * math.sqrt(1 - depth / thickness))
         energy -= lost

@@ -92,14 +92,17 @@ def bleed(charge: np.ndarray, full_well: float) -> tuple[np.ndarray, np.ndarray]
     """
     if not full_well > 0:
         raise ValueError(f"The full well must be positive, not {full_well}.")
-    if (charge > full_well).any():
-        _bleed(charge, full_well)
+    columns = np.flatnonzero((charge > full_well).any(axis=0))
+    if len(columns):
+        part = charge[:, columns]
+        _bleed(part, full_well)
+        charge[:, columns] = part
     return charge, charge >= full_well
 
 
 @njit(cache=True, nogil=True)
 def _bleed(charge: np.ndarray, full_well: float) -> None:
-    """Bleed all columns of an image (h, w) in place; row by row, as the pixels lie in memory."""
+    """Bleed the columns of an image (h, w) in place; row by row, as the pixels lie in memory."""
     height, width = charge.shape
     half = np.zeros((height, width), dtype=np.float64)
     for y in range(height):

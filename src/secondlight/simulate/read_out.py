@@ -91,11 +91,10 @@ def read_out(
     except ValueError as error:
         raise ValueError(f"The light on {where} cannot be counted: {error}") from error
     defects = make_defects(scene, detector)
-    cosmic_rays = make_cosmic_rays(scene, visit, detector, snap)
-    charge += cosmic_rays
+    hit = _add_cosmic_rays(charge, scene, visit, detector, snap)
     defects.add_dark_current(charge, seconds, rng(scene, "dark current", *ids))
     charge[vignetted] = 0.0
-    own = charge > scene.electronics.full_well
+    own = charge >= scene.electronics.full_well
     _, full = bleed(charge, scene.electronics.full_well)
     defects.spoil_columns(charge)
     charge[vignetted] = 0.0
@@ -105,9 +104,8 @@ def read_out(
     if scene.electronics.interpolate_defects:
         interpolate_defects(counts, variance, defects.bad)
         told["INTRP"] = defects.bad
-    noise = scene.sky_noise(visit) / math.sqrt(scene.snaps)
     truth = {
-        "COSMIC_RAY": (cosmic_rays > noise) & ~vignetted,
+        "COSMIC_RAY": hit & ~vignetted,
         "SATURATED": own,
         "BLEED_TRAIL": full & ~own,
         "BAD_COLUMN": defects.bad_columns,
@@ -127,6 +125,14 @@ def _check_shape(name: str, image: np.ndarray, scene: Scene, where: str) -> None
     expected = (scene.camera.height, scene.camera.width)
     if image.shape != expected:
         raise ValueError(f"The image {name!r} of {where} has shape {image.shape}, not {expected}.")
+
+
+def _add_cosmic_rays(charge: np.ndarray, scene: Scene, visit: Visit, detector: int, snap: int) -> np.ndarray:
+    """Add cosmic rays to an image in electrons; return where they exceed an empty pixel's noise."""
+    cosmic_rays = make_cosmic_rays(scene, visit, detector, snap)
+    charge += cosmic_rays
+    hit: np.ndarray = cosmic_rays > scene.sky_noise(visit) / math.sqrt(scene.snaps)
+    return hit
 
 
 def _amplify(scene: Scene, charge: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
