@@ -175,7 +175,7 @@ class Stars(Part):
         Fraction of the stars that vary, and the standard deviation of their magnitudes.
     """
 
-    density: NotNegative = 1.4
+    density: NotNegative = 1.8
     slope: Positive = 0.16
     bright: float = 14.0
     faint: float = 26.5
@@ -217,7 +217,7 @@ class Galaxies(Part):
         of their distances in each coordinate, arcsec.
     """
 
-    density: NotNegative = 11.0
+    density: NotNegative = 15.0
     slope: Positive = 0.33
     bright: float = 16.0
     faint: float = 26.5
@@ -228,7 +228,7 @@ class Galaxies(Part):
     shear: tuple[float, float] = (0.02, -0.01)
     bulge_fraction: Fraction = 0.25
     bulge_index: Annotated[float, pydantic.Field(ge=0.5, le=5)] = 4.0
-    truncation: Annotated[float, pydantic.Field(ge=2)] = 5.0
+    truncation: Annotated[float, pydantic.Field(ge=2, le=100)] = 5.0
     clustered_fraction: Fraction = 0.35
     cluster_members: Positive = 5.0
     cluster_radius: Positive = 5.0
