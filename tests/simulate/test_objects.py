@@ -282,6 +282,13 @@ def test_a_sky_without_galaxies():
     assert np.all(objects["is_star"])
 
 
+def test_profiles_that_cannot_be_made_are_refused():
+    with pytest.raises(
+        SceneError, match=r"galaxies\.bulge_index = 4\.0 cannot end at galaxies\.truncation = 50\.0"
+    ):
+        make_objects(load_scene("tiny", settings={"galaxies.truncation": 50.0}))
+
+
 def test_shear_must_be_below_one():
     with pytest.raises(SceneError, match=r"galaxies\.shear"):
         make_objects(load_scene("tiny", settings={"galaxies.shear": [0.9, 0.6]}))

@@ -19,12 +19,15 @@ _WAVELENGTHS = np.array([BAND_WAVELENGTHS[band] for band in _SED_BANDS])
 
 _LOCUS_G_I = np.array([-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
 _LOCUS = {
-    "u-g": np.array([0.60, 0.95, 1.10, 1.50, 2.05, 2.45, 2.58, 2.60, 2.50]),
-    "g-r": np.array([-0.30, 0.02, 0.37, 0.72, 1.05, 1.32, 1.40, 1.43, 1.47]),
-    "i-z": np.array([-0.12, -0.05, 0.05, 0.13, 0.24, 0.36, 0.58, 0.84, 1.12]),
+    "u-g": np.array([0.60, 0.95, 1.13, 1.89, 2.45, 2.63, 2.60, 2.60, 2.64]),
+    "g-r": np.array([-0.30, 0.02, 0.38, 0.73, 1.10, 1.33, 1.42, 1.46, 1.54]),
+    "i-z": np.array([-0.12, -0.05, 0.02, 0.12, 0.21, 0.36, 0.57, 0.81, 1.06]),
     "z-y": np.array([-0.06, -0.02, 0.02, 0.05, 0.09, 0.15, 0.26, 0.40, 0.58]),
 }
-"""Colours of stars along g - i; close to the median locus of Covey et al. 2007 (AJ 134, 2398)."""
+"""Colours of stars along g - i: values of the median SDSS locus of Covey et al. 2007 (AJ 134, 2398).
+
+Their fits begin at g - i = 0.4 and have no y: what is bluer, and z - y, is a plausible continuation.
+"""
 
 _LOCUS_SCATTER = {"u-g": 0.06, "g-r": 0.02, "i-z": 0.02, "z-y": 0.02}
 _GALAXY_SCATTER = {"u-g": 0.20, "g-r": 0.05, "i-z": 0.05, "z-y": 0.05}

@@ -6,6 +6,7 @@ __all__ = ("make_galaxies",)
 
 import math
 
+import galsim
 import numpy as np
 
 from .colors import galaxy_colors, magnitudes_in
@@ -43,7 +44,7 @@ def make_galaxies(scene: Scene) -> dict[str, np.ndarray]:
     Raises
     ------
     SceneError
-        Raised if the shear is not below 1.
+        Raised if the shear is not below 1, or the profiles cannot be made.
     """
     galaxies = scene.galaxies
     law = PowerLaw(
@@ -112,13 +113,20 @@ def _sizes(scene: Scene, magnitude: np.ndarray, bulge_fraction: np.ndarray) -> d
     # The mean of a log-normal distribution lies above its median.
     spread = _RATIO_SCATTER * math.log(10)
     ratio = _RADIUS_RATIO * np.exp(random.normal(-0.5 * spread**2, spread, size=n))
-    bulge, disk = component_radii(
-        radius,
-        bulge_fraction=bulge_fraction,
-        ratio=ratio,
-        index=galaxies.bulge_index,
-        truncation=galaxies.truncation,
-    )
+    try:
+        bulge, disk = component_radii(
+            radius,
+            bulge_fraction=bulge_fraction,
+            ratio=ratio,
+            index=galaxies.bulge_index,
+            truncation=galaxies.truncation,
+        )
+    except galsim.GalSimError as error:
+        raise SceneError(
+            f"Scene {scene.name}: an exponential disk and a bulge of galaxies.bulge_index = "
+            f"{galaxies.bulge_index} cannot end at galaxies.truncation = {galaxies.truncation} ({error}); "
+            "profiles without much light that far out need a smaller truncation."
+        ) from error
     return {"half_light_radius": radius, "bulge_radius": bulge, "disk_radius": disk}
 
 

@@ -35,6 +35,11 @@ def enclosed_flux(radius: np.ndarray, *, index: float, truncation: float) -> np.
     numpy.ndarray
         Shares between 0 and 1; the integral of exp(-(r/r0)^(1/n)) is an incomplete gamma function of order
         2n, and r0 is GalSim's, so that what is drawn with GalSim has the same light profile.
+
+    Raises
+    ------
+    galsim.GalSimError
+        Raised if GalSim does not find r0, as for an exponential profile that ends at 16 half-light radii.
     """
     profile = galsim.Sersic(n=index, half_light_radius=1.0, trunc=truncation)
 
