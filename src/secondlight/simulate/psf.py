@@ -40,6 +40,9 @@ _TILT = 0.8
 _STAMP_HALF_WIDTHS = 8
 """Half size of stamps in full widths at half maximum."""
 
+_BATCH = 64
+"""Stamps drawn together, which bounds the memory."""
+
 _SAMPLES = 33
 """Points per axis on which the random fields are normalised."""
 
@@ -136,23 +139,29 @@ class SimulatedPsf(PointSpreadFunction):
         images
             Stamps of unit sum, float64 (n, stamp_size, stamp_size).
         """
-        n = len(x)
-        middle = np.zeros((n, 2, 2))
-        light = Light(
+        edge, r = self.stamp_size, self.stamp_size // 2
+        light = self._points(self.parameters(x=x, y=y), dx=dx, dy=dy)
+        images = np.empty((len(light), edge, edge))
+        for start in range(0, len(light), _BATCH):
+            part = slice(start, start + _BATCH)
+            # Drawn twice as large, so that what wraps around comes from far out.
+            images[part] = draw_stamps(light[part], 2 * edge)[:, edge - r :, edge - r :][:, :edge, :edge]
+        return np.asarray(images / images.sum(axis=(1, 2), keepdims=True))
+
+    def _points(self, parameters: np.ndarray, *, dx: np.ndarray, dy: np.ndarray) -> Light:
+        """Return points of unit flux at (dx, dy), each with its own parameters (n, 6)."""
+        n = len(parameters)
+        return Light(
             x=np.asarray(dx, dtype=np.float64),
             y=np.asarray(dy, dtype=np.float64),
             flux=np.ones(n),
-            psf=self.parameters(x=x, y=y),
+            psf=parameters,
             bulge_fraction=np.zeros(n),
-            bulge_matrix=middle,
-            disk_matrix=middle,
+            bulge_matrix=np.zeros((n, 2, 2)),
+            disk_matrix=np.zeros((n, 2, 2)),
             profile=self.profile,
             beta=self.beta,
         )
-        # Drawn twice as large, so that what wraps around comes from far out.
-        edge, r = self.stamp_size, self.stamp_size // 2
-        images = draw_stamps(light, 2 * edge)[:, edge - r : edge + r + 1, edge - r : edge + r + 1]
-        return np.asarray(images / images.sum(axis=(1, 2), keepdims=True))
 
     def compute_kernel_image(self, *, x: float, y: float) -> Image:
         """Return the PSF at (x, y), centred on the middle pixel, unit sum."""

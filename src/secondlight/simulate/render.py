@@ -21,8 +21,8 @@ import scipy.fft
 from ._render_kernels import add_stamps, fill_spectra
 from .profiles import Atmosphere, AtmosphereName, Sersic, atmosphere_table, sersic_table
 
-_OUTSIDE = 1e-3
-"""Fraction of the flux that may lie outside a stamp."""
+_OUTSIDE = 1.2e-3
+"""Fraction of the flux outside the largest circle in a stamp; the corners hold a sixth of it and more."""
 
 _SIZES = np.array([m << s for s in range(3, 9) for m in (4, 5, 6, 7)] + [2048])
 """Sides of stamps: even, with small prime factors."""
