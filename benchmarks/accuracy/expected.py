@@ -48,7 +48,7 @@ def enclosed_fractions(truth: Truth, rows: np.ndarray, radius: float) -> np.ndar
 
 def _fractions_of_stamps(truth: Truth, rows: np.ndarray, radius: float) -> np.ndarray:
     assert truth.light is not None
-    light = truth.light.take(rows)
+    light = truth.light[rows]
     # A power of two makes the transforms fast; what a stamp cannot hold wraps around far from the aperture.
     size = max(64, 1 << int(np.ceil(np.log2(2 * (radius + _MARGIN)))))
     stamps = draw_stamps(light, size)

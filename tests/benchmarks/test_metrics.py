@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from benchmarks.accuracy.expected import enclosed_fractions
+from benchmarks.accuracy.matching import Image
+from benchmarks.accuracy.metrics import SUBJECTS, all_numbers, all_samples
+from benchmarks.accuracy.numbers import Number
+
+from secondlight.photometry.apertures import psf_aperture_flux
+from secondlight.psf.evaluation import kernel_stamps
+from secondlight.simulate.render import Light
+
+from .scenes import BBOX, SIDE, SIGMA, gaussian_psf, make_image, make_measured, make_truth
+
+
+def numbers_of(*images: Image, subject: str) -> dict[str, Number]:
+    one = SUBJECTS[subject]
+    from astropy.table import vstack
+
+    table = vstack([one.sample(image) for image in images], metadata_conflicts="silent")
+    return {number.key: number for number in one.numbers(table)}
+
+
+def assert_close(number: Number, expected: float, sigmas: float = 4.0) -> None:
+    assert number.error is not None
+    assert number.error > 0
+    assert abs(number.value - expected) < sigmas * number.error, number
+
+
+def test_centroid_bias_and_pull_come_back() -> None:
+    numbers = numbers_of(make_image(offset=0.02, error_scale=1.5), subject="centroids")
+    assert_close(numbers["centroid.x.bias.stars.isolated.all"], 20.0)
+    assert_close(numbers["centroid.y.bias.stars.isolated.all"], 0.0)
+    assert_close(numbers["centroid.y.pull_width.stars.isolated.all"], 1.5)
+    assert_close(numbers["centroid.y.pull_mean.galaxies.isolated.all"], 0.0)
+    assert numbers["centroid.y.pull_width.stars.isolated.all"].n > 100
+    assert "centroid.y.bias.stars.blended.all" not in numbers
+
+
+def test_blended_objects_are_counted_apart() -> None:
+    truth = make_truth(contamination=0.5)
+    numbers = numbers_of(Image(make_measured(truth), truth), subject="centroids")
+    assert "centroid.x.bias.stars.blended.all" in numbers
+    assert "centroid.x.bias.stars.crowding_blended" in numbers
+    assert "centroid.x.bias.stars.isolated.all" not in numbers
+
+
+def test_flux_bias_is_free_of_the_zero_point_and_the_zero_point_is_found() -> None:
+    image = make_image(flux_factor=1.05, zero_point_factor=0.98, error_scale=1.2)
+    numbers = numbers_of(image, subject="fluxes")
+    tolerance = 2.0
+    assert abs(numbers["flux.psf.bias.stars.isolated.all"].value + 2500 * np.log10(1.05)) < tolerance
+    assert abs(numbers["flux.calibration.bias.stars.isolated.all"].value) < tolerance
+    assert_close(numbers["flux.calibration.pull_width.galaxies.isolated.all"], 1.2)
+    assert numbers["flux.psf.bias.galaxies.isolated.all"].sense == "none"
+    zero = numbers_of(image, subject="zero_points")["zero_point.visit_1.detector_0"]
+    assert_close(zero, -2500 * np.log10(0.98))
+
+
+def test_apertures_are_compared_in_counts_with_what_is_in_them() -> None:
+    truth = make_truth()
+    fraction = float(psf_aperture_flux(kernel_stamps(truth.psf, x=0.0, y=0.0), 3.0)[0])
+    flux = truth["flux"] * fraction * 10 ** (-0.4 * (27.1 - 27.0))
+    measured = make_measured(
+        truth,
+        fluxes={"aperture": (flux, flux / truth["snr"])},
+        aperture_radii={"aperture": 3.0},
+        calibration_flux=None,
+        psf_flux=None,
+        zero_point=27.1,
+    )
+    numbers = numbers_of(Image(measured, truth), subject="fluxes")
+    assert abs(numbers["flux.aperture.bias.stars.isolated.all"].value) < 1e-6
+    assert "flux.aperture.bias.galaxies.isolated.all" not in numbers
+
+
+def test_light_in_an_aperture_of_a_galaxy_is_that_of_its_image() -> None:
+    truth = make_truth(n_side=2)
+    n = len(truth)
+    matrix = 3.0 * np.broadcast_to(np.eye(2), (n, 2, 2))
+    matrix = np.where(truth["is_star"][:, None, None], 0.0, matrix)
+    light = Light(
+        x=truth["x"], y=truth["y"], flux=np.ones(n),
+        psf=np.tile([4.0, 0.0, 0.0, 0.25, 0.25, 0.0], (n, 1)),
+        bulge_fraction=np.zeros(n), bulge_matrix=0 * matrix, disk_matrix=matrix,
+    )  # fmt: skip
+    truth = dataclasses.replace(truth, light=light)
+    rows = np.arange(n)
+    small, large = (enclosed_fractions(truth, rows, r) for r in (3.0, 25.0))
+    star = truth["is_star"].astype(bool)
+    assert np.all(small[~star] < 0.8 * small[star][0])
+    assert small[star] == pytest.approx(small[star][0], abs=1e-3)
+    assert np.all((large > 0.98) & (large < 1.001))
+
+
+def test_completeness_and_purity() -> None:
+    truth = make_truth()
+    n = len(truth)
+    lost = truth["is_star"] & (np.arange(n) % 8 == 0)
+    keep = np.flatnonzero(~lost)
+    whole = make_measured(truth)
+    fields = ("x", "y", "x_err", "y_err", "ra", "dec", "extendedness", "primary", "good")
+    false = np.full(100, 33.0)
+    parts = {
+        name: np.concatenate([getattr(whole, name)[keep], false.astype(getattr(whole, name).dtype)])
+        for name in fields
+    }
+    parts["x"][-100:] = (np.arange(100) + 1) * 15.0
+    parts["y"][-100:] = 1.0
+    fluxes = {name: tuple(np.append(v[keep], false) for v in pair) for name, pair in whole.fluxes.items()}
+    image = Image(dataclasses.replace(whole, fluxes=fluxes, **parts), truth)
+    numbers = numbers_of(image, subject="completeness")
+    assert numbers["completeness.stars.snr_above_5"].value == pytest.approx(
+        1 - lost.sum() / truth["is_star"].sum()
+    )
+    assert numbers["completeness.galaxies.snr_above_5"].value == 1.0
+    purity = numbers_of(image, subject="purity")
+    assert purity["purity.all"].value == pytest.approx(len(keep) / (len(keep) + 100))
+    assert purity["purity.false_on_artifact"].value == 0.0
+
+
+def test_the_brighter_object_takes_the_source() -> None:
+    truth = make_truth(n_side=2)
+    table = truth.table.copy()
+    table["x"], table["y"] = [100.0, 101.0, 500.0, 900.0], [100.0, 100.0, 500.0, 900.0]
+    table["flux"] = [1.0, 10.0, 5.0, 5.0]
+    table["snr"] = [10.0, 100.0, 50.0, 1.0]
+    truth = dataclasses.replace(truth, table=table)
+    measured = make_measured(truth, error_scale=0.0)
+    measured = dataclasses.replace(
+        measured, x=np.array([100.2, 1.0, 501.0, 900.0]), y=np.array([100.0, 1.0, 500.0, 900.0])
+    )
+    image = Image(measured, truth)
+    # The fainter of the first two finds its source taken; the last is too faint to count.
+    assert image.source_of_object.tolist() == [-1, 0, 2, -1]
+    assert image.object_of_source.tolist() == [1, -1, 2, -1]
+
+
+def test_psf_of_the_wrong_size() -> None:
+    truth = make_truth()
+    rng = np.random.default_rng(1)
+    measured = make_measured(
+        truth,
+        psf=gaussian_psf(SIGMA * 1.01),
+        first_psf=gaussian_psf(SIGMA * 0.97),
+        reserved_x=rng.uniform(0, SIDE, 20),
+        reserved_y=rng.uniform(0, SIDE, 20),
+    )
+    numbers = numbers_of(Image(measured, truth), subject="psf")
+    assert numbers["psf.final.random.size.bias"].value == pytest.approx(100 * (1.01**2 - 1), abs=0.05)
+    assert numbers["psf.first.reserved.size.bias"].value == pytest.approx(100 * (0.97**2 - 1), abs=0.1)
+    assert numbers["psf.final.reserved.e1.bias"].value == pytest.approx(0.0, abs=1e-3)
+    # A model 1 % too wide gives 2 s^2 / (s^2 + t^2) = 1 % more... of the flux of a Gaussian star.
+    expected = -2500 * np.log10(2 * 1.01**2 / (1 + 1.01**2))
+    assert numbers["psf.final.random.flux.bias"].value == pytest.approx(expected, abs=0.1)
+
+
+def test_aperture_correction_against_the_right_one() -> None:
+    truth = make_truth()
+    model = gaussian_psf(SIGMA * 1.05)
+    stamp, true = (kernel_stamps(p, x=0.0, y=0.0)[0] for p in (model, truth.psf))
+    right = psf_aperture_flux(true, 12.0) / ((stamp * true).sum() / (stamp**2).sum())
+    measured = make_measured(truth, psf=model, corrections={"psf": np.full(len(truth), 1.002 * right)})
+    numbers = numbers_of(Image(measured, truth), subject="aperture_corrections")
+    assert numbers["aperture_correction.psf.bias"].value == pytest.approx(-2500 * np.log10(1.002), abs=1e-3)
+
+
+def test_background() -> None:
+    truth = make_truth()
+    assert truth.background is not None
+    background = truth.background + 2.0
+    numbers = numbers_of(Image(make_measured(truth, background=background), truth), subject="background")
+    assert numbers["background.bias"].value == pytest.approx(2.0)
+    assert numbers["background.bias_sigma"].value == pytest.approx(0.2)
+    assert numbers["background.near_bright_sigma"].value == pytest.approx(0.2)
+
+
+def test_classification() -> None:
+    truth = make_truth()
+    extendedness = np.where(truth["is_star"] | (np.arange(len(truth)) % 4 == 1), 0.0, 1.0)
+    numbers = numbers_of(
+        Image(make_measured(truth, extendedness=extendedness), truth), subject="classification"
+    )
+    prefix = "classification.extendedness"
+    assert numbers[f"{prefix}.stars_found.snr_above_20"].value == 1.0
+    assert numbers[f"{prefix}.galaxies_found.snr_above_20"].value == pytest.approx(0.5, abs=0.06)
+    assert numbers[f"{prefix}.stars_false.snr_above_20"].value == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_repeatability_and_offsets_on_the_sky() -> None:
+    images = []
+    for visit in range(4):
+        truth = make_truth(visit=visit)
+        rng = np.random.default_rng(visit)
+        n = len(truth)
+        flux = truth["flux"] * 10 ** (-0.4 * 0.01 * rng.standard_normal(n))
+        shift = 50.0 * visit + 5.0 * rng.standard_normal(n)
+        images.append(
+            Image(
+                make_measured(
+                    truth,
+                    error_scale=0.0,
+                    fluxes={"psf": (flux, 1e-3 * flux)},
+                    ra=(truth["ra"] + shift / 3.6e6 / np.cos(np.radians(truth["dec"]))) % 360,
+                ),
+                truth,
+            )
+        )
+    numbers = numbers_of(*images, subject="repeatability")
+    assert_close(numbers["repeatability.r.mag"], 10.0)
+    assert_close(numbers["repeatability.r.ra_relative"], 5.0, sigmas=5)
+    assert numbers["repeatability.r.ra"].value > 30
+    assert_close(numbers["astrometry.offset.visit_3.ra"], 150.0)
+    assert numbers["astrometry.offset.visit_3.dec"].value == pytest.approx(0.0, abs=1e-6)
+
+
+def test_cosmic_rays() -> None:
+    truth = make_truth()
+    assert truth.artifacts is not None
+    true = np.zeros((SIDE, SIDE), dtype=bool)
+    for k in range(10):
+        true[100 * k + 30, 40:46] = True
+    truth.artifacts.set("COSMIC_RAY", true)
+    marked = true.copy()
+    marked[30] = False
+    marked[100 + 30, 46] = True
+    star = int(np.flatnonzero(truth["is_star"] & (truth["snr"] > 50))[0])
+    marked[int(truth["y"][star]), int(truth["x"][star])] = True
+    numbers = numbers_of(Image(make_measured(truth, cosmic_rays=marked), truth), subject="cosmic_rays")
+    assert numbers["cosmic_rays.hits_found"].value == pytest.approx(0.9)
+    assert numbers["cosmic_rays.large_hits_found"].n == 10
+    assert numbers["cosmic_rays.pixels_found"].value == pytest.approx(0.9)
+    assert numbers["cosmic_rays.marked_false"].value == pytest.approx(1 / 56)
+    harmed = numbers["cosmic_rays.stars_harmed"]
+    assert harmed.value == pytest.approx(1 / harmed.n)
+
+
+def test_sky_objects() -> None:
+    rng = np.random.default_rng(2)
+    flux = 2.0 * rng.standard_normal(2000) + 1.0
+    image = make_image(sky_fluxes={"aperture": (flux, np.full(2000, 1.0))})
+    numbers = numbers_of(image, subject="sky_objects")
+    assert_close(numbers["sky_objects.aperture.pull_mean"], 1.0)
+    assert_close(numbers["sky_objects.aperture.pull_width"], 2.0)
+
+
+def test_all_subjects_together_and_no_key_twice() -> None:
+    image = make_image(psf=gaussian_psf(), background=np.full((SIDE, SIDE), 100.0))
+    subjects = all_numbers([all_samples(image), all_samples(image)])
+    keys = [number.key for numbers in subjects.values() for number in numbers]
+    assert len(keys) == len(set(keys)) > 100
+
+
+def test_an_image_without_sources_gives_no_numbers_but_completeness() -> None:
+    truth = make_truth()
+    image = Image(make_measured(truth, primary=np.zeros(len(truth), dtype=bool)), truth)
+    subjects = all_numbers([all_samples(image)])
+    assert subjects["completeness"][0].value == 0.0
+    assert "centroids" not in subjects
+    assert BBOX.shape == (SIDE, SIDE)
