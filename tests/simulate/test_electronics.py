@@ -9,14 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from secondlight.simulate.electronics import bleed, count_photons, interpolate_defects
+from secondlight.simulate.electronics import (
+    _FEW,
+    _poisson_of_normal,
+    bleed,
+    count_photons,
+    interpolate_defects,
+)
 
 FULL = 100.0
 
 _images = arrays(
     np.float64,
     array_shapes(min_dims=2, max_dims=2, max_side=12),
-    elements=st.one_of(st.floats(0, FULL), st.floats(FULL, 20 * FULL)),
+    # Whole numbers fill pixels exactly; others do not.
+    elements=st.one_of(st.integers(0, 300).map(float), st.floats(0, FULL), st.floats(FULL, 20 * FULL)),
 )
 
 
@@ -110,6 +117,21 @@ def test_counts_follow_poisson_number_by_number(mean: float) -> None:
     found = np.bincount(np.clip(counts, low, high) - low, minlength=len(edges))
     expected = np.diff(scipy.stats.poisson.cdf(np.r_[-np.inf, edges[:-1], np.inf], mean)) * len(counts)
     assert scipy.stats.chisquare(found, expected, sum_check=False).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("mean", [1.001 * _FEW, 100.0, 5000.0])
+def test_normal_deviates_become_the_quantiles_of_poisson(mean: float) -> None:
+    normal = np.linspace(-5.5, 5.5, 200_001, dtype=np.float32)[None]
+    counts = np.empty(normal.shape)
+    _poisson_of_normal(np.full(normal.shape, mean), normal, counts)
+    cumulative = scipy.stats.norm.cdf(normal.astype(np.float64))
+    missed = np.abs(counts - scipy.stats.poisson.ppf(cumulative, mean))
+    weights = scipy.stats.norm.pdf(normal)
+    assert missed.max() <= 1
+    assert np.average(missed, weights=weights) < 2e-4
+    average = np.average(counts, weights=weights)
+    assert average == pytest.approx(mean, rel=1e-6, abs=1e-4)
+    assert np.average((counts - average) ** 2, weights=weights) == pytest.approx(mean, rel=1e-4)
 
 
 def test_counts_of_an_image_follow_each_pixel() -> None:

@@ -84,7 +84,7 @@ def test_saturated_pixels_and_trails() -> None:
 
 
 def test_vignetted_pixels_have_read_noise_only() -> None:
-    scene = _scene({"cosmic_rays.rate": 1.0, "electronics.hot_pixels": 400.0, "electronics.full_well": 1e4})
+    scene = _scene({"cosmic_rays.rate": 20.0, "electronics.hot_pixels": 400.0, "electronics.full_well": 1e4})
     light = np.full((scene.camera.height, scene.camera.width), 500.0)
     light[120, 50] = 1e6
     read = _read(scene, light, dark=slice(0, 100))
@@ -94,6 +94,9 @@ def test_vignetted_pixels_have_read_noise_only() -> None:
     assert not dark[100:].any()
     assert np.abs(read.counts[:100]).max() < 6 * noise
     assert read.counts[:100].std() == pytest.approx(noise, rel=0.03)
+    assert mask_of(read.artifacts, ["COSMIC_RAY"])[100:].any()
+    told = ~dark | mask_of(read.mask, ["INTRP"])
+    assert read.variance[~told].min() == pytest.approx(noise**2)
     assert not mask_of(read.mask, ["SAT"])[:100].any()
     assert not mask_of(read.artifacts, ["COSMIC_RAY", "SATURATED", "BLEED_TRAIL"])[:100].any()
     np.testing.assert_array_equal(mask_of(read.artifacts, ["NO_DATA"]), dark)
@@ -120,6 +123,13 @@ def test_defects_are_bad_and_interpolated_if_wanted(interpolate: bool) -> None:
     assert (deviation.max() < 6) == interpolate
     assert np.isfinite(read.variance).all()
     assert (read.variance > 0).all()
+
+
+def test_dark_current_of_a_snap_lasts_as_long_as_it() -> None:
+    hot = {"electronics.hot_pixels": 200.0, "electronics.interpolate_defects": False}
+    one, two = (_read(_scene(QUIET | hot | {"snaps": snaps}), 0.0) for snaps in (1, 2))
+    where = mask_of(one.artifacts, ["HOT_PIXEL"])
+    assert np.median(one.counts[where] / two.counts[where]) == pytest.approx(2.0, rel=0.03)
 
 
 def test_saturated_pixels_are_not_interpolated() -> None:
