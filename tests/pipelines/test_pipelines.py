@@ -14,6 +14,7 @@ PIPELINES = (
     "rubin-names",
     "sdss/secondlight",
     "sdss/final-pass-by-visit",
+    "sim/secondlight",
 )
 
 
@@ -28,6 +29,14 @@ def test_whole_chain_needs_only_what_ingest_stores() -> None:
     graph = Pipeline.from_uri(find_pipeline("secondlight")).to_graph()
     inputs = {name for name, _ in graph.iter_overall_inputs()}
     assert inputs == {"postISRCCD", "survey_psf", "photometric_refcat", "skyMap"}
+
+
+def test_simulation_makes_what_the_chain_reads() -> None:
+    graph = Pipeline.from_uri(find_pipeline("simulate")).to_graph()
+    assert {name for name, _ in graph.iter_overall_inputs()} == {"sim_scene", "sim_objects"}
+    made = {edge.dataset_type_name for edge in graph.tasks["simulateDetector"].outputs.values()}
+    chain = Pipeline.from_uri(find_pipeline("sim/secondlight")).to_graph()
+    assert {name for name, _ in chain.iter_overall_inputs()} & made == {"postISRCCD"}
 
 
 def test_rubin_names() -> None:

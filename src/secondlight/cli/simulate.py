@@ -54,9 +54,14 @@ def simulate_images(repository: Path, *, processes: int, log_level: str = "INFO"
     int
         0 if all images are there.
     """
-    from ..simulate.repository import IMAGES_RUN, SCENE_RUN
+    from lsst.daf.butler import Butler
+
+    from ..simulate.repository import IMAGES_RUN, SCENE_RUN, missing_images
     from .pipeline import run_pipeline
 
+    with Butler.from_config(str(repository)) as butler:
+        if not missing_images(butler):
+            return 0
     return run_pipeline(
         str(repository),
         pipeline="simulate",

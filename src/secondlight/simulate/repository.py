@@ -9,6 +9,7 @@ __all__ = (
     "SCENE_TYPE",
     "SKY_MAP",
     "PreparedRepository",
+    "missing_images",
     "prepare_repository",
     "stored_scene",
 )
@@ -18,9 +19,8 @@ from pathlib import Path
 
 from astropy.table import Table
 from lsst.daf.butler import Butler, DatasetRef, DatasetType
-from lsst.sphgeom import ConvexPolygon
 
-from ..instruments.ingest import register_dataset_types
+from ..instruments.ingest import IMAGE_TYPE, register_dataset_types
 from ..instruments.records import register_observation
 from ..instruments.reference_catalog import (
     REFERENCE_RUN,
@@ -32,7 +32,7 @@ from ..instruments.repository import open_or_make_repository
 from ..instruments.sim_cam import SimCam
 from ..sky.registration import register_sky_map
 from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
-from .geometry import check_footprint, nominal_geometry
+from .geometry import DetectorGeometry, check_footprint, nominal_geometry, tracts_of
 from .objects import make_objects
 from .observation_info import observation_info
 from .reference_stars import make_reference_catalog
@@ -108,6 +108,15 @@ def stored_scene(butler: Butler) -> Scene | None:
     return None if ref is None else butler.get(ref)
 
 
+def missing_images(butler: Butler) -> int:
+    """Return how many images of its scene a prepared repository does not have yet."""
+    scene = stored_scene(butler)
+    if scene is None:
+        raise SceneError("The repository holds no scene.")
+    wanted = len(scene.visits) * len(scene.camera.detectors) * scene.snaps
+    return wanted - len(butler.query_datasets(IMAGE_TYPE, collections=IMAGES_RUN, explain=False))
+
+
 def _prepare(butler: Butler, scene: Scene) -> bool:
     """Write what belongs to a scene and return `True`, unless it is there."""
     sky_map = RingsSkyMap(RingsSkyMapConfig(numRings=scene.field.num_rings))
@@ -118,17 +127,17 @@ def _prepare(butler: Butler, scene: Scene) -> bool:
     _check_free(butler, sky_map)
     objects = make_objects(scene)
     reference = make_reference_catalog(scene, objects)
-    regions = {
-        (visit, detector): nominal_geometry(scene, visit, detector).region
+    geometries = {
+        (visit, detector): nominal_geometry(scene, visit, detector)
         for visit in scene.visits
         for detector in scene.camera.detectors
     }
-    tracts = scene.field.tracts or sky_map.find_overlapping(regions.values())
+    tracts = scene.field.tracts or {tract for g in geometries.values() for tract in tracts_of(sky_map, g)}
     register_sky_map(sky_map, butler, SKY_MAP, tracts=tracts)
     _register(butler)
     # Cached records of a transaction that failed must not outlive it.
     with butler.registry.caching_context(), butler.transaction():
-        _write_records(butler, scene, regions)
+        _write_records(butler, scene, geometries)
         _write_datasets(butler, scene, objects)
         store_reference_catalog(butler, reference)
     return True
@@ -179,12 +188,14 @@ def _register(butler: Butler) -> None:
         butler.collections.register(run)
 
 
-def _write_records(butler: Butler, scene: Scene, regions: dict[tuple[Visit, int], ConvexPolygon]) -> None:
+def _write_records(
+    butler: Butler, scene: Scene, geometries: dict[tuple[Visit, int], DetectorGeometry]
+) -> None:
     """Insert the dimension records of all visits and detectors."""
     camera = SimCam()
-    for (visit, detector), region in regions.items():
+    for (visit, detector), geometry in geometries.items():
         exposures = [observation_info(scene, visit, detector, snap) for snap in range(scene.snaps)]
-        register_observation(butler, camera, exposures, band=visit.band, region=region)
+        register_observation(butler, camera, exposures, band=visit.band, region=geometry.region)
 
 
 def _write_datasets(butler: Butler, scene: Scene, objects: Table) -> None:

@@ -176,7 +176,7 @@ def load_scene(scene: str | Path, *, settings: Mapping[str, Any] | None = None) 
     try:
         described = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SceneError(f"{source} is not YAML ({error}).") from error
+        raise SceneError(f"{source} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(described, dict):
         raise SceneError(f"{source} must be a mapping of the fields of a scene.")
     for name, value in (settings or {}).items():

@@ -110,13 +110,14 @@ class SimulateDetectorTask(PipelineTask):
         data_id = outputRefs.truth.dataId
         visit = int(data_id["visit"])
         result = self.run(**inputs, visit=visit, detector=int(data_id["detector"]))
-        for name in ("exposures", "artifacts"):
-            for ref in getattr(outputRefs, name):
-                butlerQC.put(getattr(result, name)[int(ref.dataId["exposure"]) - visit], ref)
         for name in ("truth", "psf", "background"):
             butlerQC.put(getattr(result, name), getattr(outputRefs, name))
         if result.background_to_photometric_ratio is not None:
             butlerQC.put(result.background_to_photometric_ratio, outputRefs.background_to_photometric_ratio)
+        # The images come last: where they are, all is.
+        for name in ("artifacts", "exposures"):
+            for ref in getattr(outputRefs, name):
+                butlerQC.put(getattr(result, name)[int(ref.dataId["exposure"]) - visit], ref)
 
     def run(self, *, scene: Scene, objects: Table, visit: int, detector: int) -> Struct:
         """Simulate one detector.
