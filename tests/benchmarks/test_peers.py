@@ -8,6 +8,7 @@ import sys
 import galsim
 import numpy as np
 import pytest
+import scipy.ndimage
 from benchmarks.accuracy.catalogs import Measured
 from benchmarks.accuracy.peers import (
     APERTURE_RADII,
@@ -15,7 +16,7 @@ from benchmarks.accuracy.peers import (
     measure_with_sep,
     measure_with_source_extractor,
 )
-from benchmarks.accuracy.peers._common import Exposure, gaussian_kernel
+from benchmarks.accuracy.peers._common import Exposure, filtered_threshold, gaussian_kernel
 from benchmarks.accuracy.peers._programs import Programs
 from lsst.images import VisitImage
 from lsst.images.psfs import GaussianPointSpreadFunction
@@ -199,6 +200,13 @@ def test_kernel_is_that_of_source_extractor_for_the_seeing():
     np.testing.assert_allclose(kernel[3, :3] / kernel[3, 3], [0.220945, 0.511223, 0.845587], atol=0.015)
 
 
+def test_threshold_is_five_times_the_noise_of_the_filtered_image():
+    kernel = gaussian_kernel(4.75)
+    noise = np.random.default_rng(4).normal(size=(600, 600))
+    filtered = scipy.ndimage.convolve(noise, kernel, mode="wrap")
+    assert filtered_threshold(kernel) == pytest.approx(5 * filtered.std(), rel=0.02)
+
+
 def test_absent_programs_are_named(image, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(PeerUnavailable, match="source-extractor and psfex not found on the path"):
@@ -223,7 +231,7 @@ def test_failing_program_shows_what_it_said(tmp_path):
 def test_image_that_hides_its_gain_is_refused(image):
     image = image.copy()
     del image.metadata["GAIN"]
-    with pytest.raises(ValueError, match=r"Visit 100, detector 4.*lack GAIN"):
+    with pytest.raises(ValueError, match=r"Visit 100, detector 4.*expected a positive number GAIN"):
         measure_with_sep(image, zero_point=ZERO_POINT, seeing_pixels=FWHM)
 
 

@@ -7,11 +7,11 @@ __all__ = (
     "BACKGROUND_CELL",
     "DEBLEND_CONTRAST",
     "DEBLEND_LEVELS",
-    "DETECTION_SNR",
     "MIN_AREA",
     "Exposure",
     "PeerUnavailable",
     "aperture_name",
+    "filtered_threshold",
     "gaussian_kernel",
     "leaves_image",
     "nanojansky_per_count",
@@ -35,7 +35,7 @@ APERTURE_RADII = (3, 6, 9, 12, 17, 25, 35, 50)
 """Radii of the circular apertures, pixels; those of secondlight's own tables."""
 
 BACKGROUND_CELL = 128
-DETECTION_SNR = 5.0
+_DETECTION_SNR = 5.0
 MIN_AREA = 3
 DEBLEND_LEVELS = 32
 DEBLEND_CONTRAST = 0.005
@@ -90,12 +90,10 @@ class Exposure:
         Raises
         ------
         ValueError
-            Raised if the metadata have no ``GAIN`` or ``SATURATION``, or there is no seeing; names visit and
-            detector.
+            Raised if the metadata have no positive ``GAIN`` and ``SATURATION``, or there is no seeing; names
+            visit and detector.
         """
-        missing = [name for name in ("GAIN", "SATURATION") if name not in image.metadata]
-        if missing:
-            raise ValueError(f"{name_of(image)}: the metadata of the image lack {' and '.join(missing)}.")
+        gain, saturation = (_level(image, name) for name in ("GAIN", "SATURATION"))
         if seeing_pixels is None:
             sigma = getattr(image.psf, "sigma", None)
             if sigma is None:
@@ -113,8 +111,8 @@ class Exposure:
             variance=np.ascontiguousarray(image.variance.array, dtype=np.float32),
             lost=lost,
             suspect=lost | interpolated | mask_of(image.mask, ["SAT"], missing_ok=True),
-            gain=float(image.metadata["GAIN"]),
-            saturation=float(image.metadata["SATURATION"]),
+            gain=gain,
+            saturation=saturation,
             fwhm=float(seeing_pixels),
         )
 
@@ -147,6 +145,16 @@ def name_of(image: VisitImage) -> str:
     return f"Visit {visit_of(image)}, detector {image.detector.id}"
 
 
+def _level(image: VisitImage, name: str) -> float:
+    """Return a positive number of the metadata of an image."""
+    value = image.metadata.get(name)
+    if not isinstance(value, int | float) or not value > 0:
+        raise ValueError(
+            f"{name_of(image)}: expected a positive number {name} in the metadata, found {value!r}."
+        )
+    return float(value)
+
+
 def _cell_medians(counts: np.ndarray, lost: np.ndarray) -> np.ndarray:
     """Return an image of the medians in cells, float32 (h, w)."""
     result = np.zeros_like(counts)
@@ -166,6 +174,14 @@ def gaussian_kernel(fwhm: float) -> np.ndarray:
     profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (fwhm * _SIGMA_PER_FWHM)) ** 2)
     kernel = np.outer(profile, profile)
     return np.asarray(kernel / kernel.sum())
+
+
+def filtered_threshold(kernel: np.ndarray) -> float:
+    """Return the threshold of detection, in units of the noise of a pixel before the filter.
+
+    A kernel of unit sum makes uncorrelated noise smaller by the root of its sum of squares.
+    """
+    return float(_DETECTION_SNR * np.sqrt((kernel**2).sum()))
 
 
 def aperture_name(radius: int) -> str:

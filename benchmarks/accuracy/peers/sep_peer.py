@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("measure_with_sep",)
 
+import importlib
 import resource
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,11 @@ from ._common import (
     BACKGROUND_CELL,
     DEBLEND_CONTRAST,
     DEBLEND_LEVELS,
-    DETECTION_SNR,
     MIN_AREA,
     Exposure,
     PeerUnavailable,
     aperture_name,
+    filtered_threshold,
     gaussian_kernel,
     leaves_image,
     nanojansky_per_count,
@@ -37,10 +38,10 @@ _SUB_OBJECTS = 20_000
 
 _KRON_REACH = 6.0
 _KRON_FACTOR = 2.5
-_KRON_MIN_RADIUS = 3.5
+_KRON_MIN_SCALE = 3.5
 _LARGEST_RADIUS = 50.0
-"""Kron apertures as in Source Extractor: where the radius is measured and its multiple, both in units of the
-ellipse, and the smallest (diameter 3.5 pixels) and largest radius, pixels."""
+"""Kron apertures as Source Extractor makes them: where the radius is measured, its multiple and the least of
+it, all in units of the ellipse's axes; and the largest mean radius, pixels."""
 
 _SIGMA_PER_HALF_LIGHT_RADIUS = 2.0 / 2.35
 """Width of the window of a centroid, as recommended by sep's documentation."""
@@ -78,9 +79,9 @@ def measure_with_sep(image: VisitImage, *, zero_point: float, seeing_pixels: flo
         exposure.counts, mask=exposure.lost, bw=BACKGROUND_CELL, bh=BACKGROUND_CELL
     ).back(dtype=np.float32)
     pixels = exposure.counts - background
-    sources = _detect(sep, pixels, sky_noise, exposure)
+    sources, segments = _detect(sep, pixels, sky_noise, exposure)
     x, y = _centers(sep, pixels, sources, exposure)
-    counts, flags = _fluxes(sep, pixels, noise, sources, x, y, exposure)
+    counts, flags = _fluxes(sep, pixels, noise, sources, segments, x, y, exposure)
     cpu_seconds = _user_seconds() - start
 
     scale = nanojansky_per_count(zero_point)
@@ -116,36 +117,38 @@ def _user_seconds() -> float:
 
 def _import_sep() -> ModuleType:
     try:
-        import sep
+        return importlib.import_module("sep")
     except ImportError as error:
         raise PeerUnavailable("sep is not installed (pip install 'secondlight[bench]').") from error
-    return sep
 
 
-def _detect(sep: Any, pixels: np.ndarray, sky_noise: np.ndarray, exposure: Exposure) -> np.ndarray:
-    """Return the sources that sep finds with a matched filter of the seeing."""
+def _detect(
+    sep: Any, pixels: np.ndarray, sky_noise: np.ndarray, exposure: Exposure
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sources that sep finds with a filter of the seeing, and the map of their pixels (h, w)."""
+    kernel = gaussian_kernel(exposure.fwhm)
     limits = sep.get_extract_pixstack(), sep.get_sub_object_limit()
     sep.set_extract_pixstack(_PIXEL_STACK)
     sep.set_sub_object_limit(_SUB_OBJECTS)
     try:
-        return np.asarray(
-            sep.extract(
-                pixels,
-                DETECTION_SNR,
-                err=sky_noise,
-                mask=exposure.lost,
-                minarea=MIN_AREA,
-                filter_kernel=gaussian_kernel(exposure.fwhm).astype(np.float32),
-                filter_type="matched",
-                deblend_nthresh=DEBLEND_LEVELS,
-                deblend_cont=DEBLEND_CONTRAST,
-                # With a matched filter, cleaning takes two thirds of the real sources away (sep 1.4.1).
-                clean=False,
-            )
+        sources, segments = sep.extract(
+            pixels,
+            filtered_threshold(kernel),
+            err=sky_noise,
+            mask=exposure.lost,
+            minarea=MIN_AREA,
+            filter_kernel=kernel.astype(np.float32),
+            # With filter_type="matched" sep 1.4.1 leaves blends whole that it splits with this, and cleaning
+            # drops real sources, although both are the same filter where the noise is uniform.
+            filter_type="conv",
+            deblend_nthresh=DEBLEND_LEVELS,
+            deblend_cont=DEBLEND_CONTRAST,
+            segmentation_map=True,
         )
     finally:
         sep.set_extract_pixstack(limits[0])
         sep.set_sub_object_limit(limits[1])
+    return sources, segments
 
 
 def _centers(
@@ -168,39 +171,27 @@ def _fluxes(
     pixels: np.ndarray,
     noise: np.ndarray,
     sources: np.ndarray,
+    segments: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     exposure: Exposure,
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
-    """Return fluxes with errors in counts, and where they are not to be used, by name."""
+    """Return fluxes with errors in counts, and where they are not to be used, by name.
+
+    Pixels of other sources are left out and made up for, which keeps the wide apertures usable.
+    """
+    masks = {"mask": exposure.lost, "segmap": segments, "seg_id": np.arange(1, len(sources) + 1)}
     fluxes, flags = {}, {}
     for radius in APERTURE_RADII:
-        flux, error, _ = sep.sum_circle(pixels, x, y, radius, err=noise, mask=exposure.lost)
+        flux, error, _ = sep.sum_circle(pixels, x, y, radius, err=noise, **masks)
         fluxes[aperture_name(radius)] = flux, error
         flags[aperture_name(radius)] = leaves_image(exposure, x, y, radius)
-    flux, error, flag = _kron(sep, pixels, noise, sources, x, y, exposure.lost)
-    fluxes["auto"], flags["auto"] = (flux, error), flag
-    return fluxes, flags
-
-
-def _kron(
-    sep: Any,
-    pixels: np.ndarray,
-    noise: np.ndarray,
-    sources: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    lost: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return Source Extractor's AUTO fluxes, their errors and flags, as sep's documentation builds them."""
     a, b = np.maximum(sources["a"], 0.1), np.maximum(sources["b"], 0.1)
     theta = np.clip(sources["theta"], -0.5 * np.pi, 0.5 * np.pi)
-    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, _KRON_REACH, mask=lost)
-    mean = np.sqrt(a * b)
-    # A Kron radius in noise can be anything; so can the one of a source whose pixels are all lost.
-    scale = np.clip(np.nan_to_num(_KRON_FACTOR * radius), 0.0, _LARGEST_RADIUS / mean)
-    small = scale * mean < 0.5 * _KRON_MIN_RADIUS
-    a, b = np.where(small, 1.0, a), np.where(small, 1.0, b)
-    scale = np.where(small, 0.5 * _KRON_MIN_RADIUS, scale)
-    flux, error, flag = sep.sum_ellipse(pixels, x, y, a, b, theta, scale, err=noise, mask=lost)
-    return flux, error, (flag & sep.APER_TRUNC) != 0
+    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, _KRON_REACH, **masks)
+    # A Kron radius of noise can be anything, and there is none if all pixels are lost.
+    scale = np.maximum(np.nan_to_num(_KRON_FACTOR * radius), _KRON_MIN_SCALE)
+    scale = np.minimum(scale, _LARGEST_RADIUS / np.sqrt(a * b))
+    flux, error, flag = sep.sum_ellipse(pixels, x, y, a, b, theta, scale, err=noise, **masks)
+    fluxes["auto"], flags["auto"] = (flux, error), (flag & sep.APER_TRUNC) != 0
+    return fluxes, flags

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("measure_with_source_extractor",)
 
-import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +20,10 @@ from ._common import (
     BACKGROUND_CELL,
     DEBLEND_CONTRAST,
     DEBLEND_LEVELS,
-    DETECTION_SNR,
     MIN_AREA,
     Exposure,
     aperture_name,
+    filtered_threshold,
     gaussian_kernel,
     leaves_image,
     nanojansky_per_count,
@@ -60,8 +59,6 @@ _INCOMPLETE_APERTURE = 16
 _STAR_COLUMNS = (
     "X_IMAGE",
     "Y_IMAGE",
-    "XWIN_IMAGE",
-    "YWIN_IMAGE",
     "FLUX_RADIUS",
     "ELONGATION",
     "FLAGS",
@@ -77,6 +74,7 @@ _SOURCE_COLUMNS = (
     "YWIN_IMAGE",
     "ERRX2WIN_IMAGE",
     "ERRY2WIN_IMAGE",
+    # Asked for so that the PSF is fitted with a free position.
     "XPSF_IMAGE",
     "YPSF_IMAGE",
     "FLUX_PSF",
@@ -146,8 +144,7 @@ def _write_inputs(exposure: Exposure, programs: Programs) -> None:
 
 def _extractor_settings(exposure: Exposure, programs: Programs) -> dict[str, object]:
     """Return the settings that both passes share."""
-    # The threshold is in units of the noise before the filter, which makes it smaller by this factor.
-    threshold = DETECTION_SNR * math.sqrt(float((gaussian_kernel(exposure.fwhm) ** 2).sum()))
+    threshold = filtered_threshold(gaussian_kernel(exposure.fwhm))
     return {
         "PARAMETERS_NAME": _COLUMNS,
         "DETECT_THRESH": f"{threshold:.5f}",
@@ -202,7 +199,6 @@ def _psfex_settings() -> dict[str, object]:
         "BASIS_TYPE": "PIXEL",
         "PSF_SAMPLING": 1.0,
         "PSF_SIZE": f"{_PSF_SIZE},{_PSF_SIZE}",
-        "CENTER_KEYS": "XWIN_IMAGE,YWIN_IMAGE",
         "PSFVAR_KEYS": "X_IMAGE,Y_IMAGE",
         "PSFVAR_GROUPS": "1,1",
         "PSFVAR_DEGREES": _PSF_ORDER,
@@ -266,7 +262,7 @@ def _measured(
     ra, dec = sky_positions(image, x_parent, y_parent)
     flags = np.asarray(sources["FLAGS"])
     fluxes, unusable = _fluxes(exposure, sources, x, y, nanojansky_per_count(zero_point))
-    is_classified = "CLASS_STAR" in sources.dtype.names
+    is_classified = "CLASS_STAR" in (sources.dtype.names or ())
     return Measured(
         system="source-extractor",
         visit=exposure.visit,
