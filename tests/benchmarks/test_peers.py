@@ -160,6 +160,13 @@ def _trace(stamp: np.ndarray) -> float:
     return float(moments.xx[0] + moments.yy[0])
 
 
+def test_few_stars_get_a_psf_of_lower_order(by_source_extractor, stars):
+    assert len(by_source_extractor.psf.basis) == 6
+    few = make_image(*(column[::8] for column in stars))
+    measured = measure_with_source_extractor(few, zero_point=ZERO_POINT, seeing_pixels=FWHM)
+    assert len(measured.psf.basis) == 1
+
+
 @pytest.mark.parametrize("peer", ["sep", "source-extractor"])
 def test_centres_on_saturated_and_interpolated_pixels_are_not_good(peer, image, stars):
     x, y, _ = stars

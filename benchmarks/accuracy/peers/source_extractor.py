@@ -48,9 +48,11 @@ _NEARLY_FULL = 0.99
 _PSF_SIZE = 25
 _VIGNET_SIZE = 35
 _PSF_ORDER = 2
+_STARS_PER_COEFFICIENT = 5
 _NORMALIZATION_DIAMETER = 24
 """Model of the PSF: side in pixels at a sampling of one, side of the stars' images, order of the polynomial,
-and the aperture that its flux is normalised to, pixels; a faint star is mostly noise in a wider one."""
+stars that each of its coefficients needs (with fewer, fluxes of bright stars in the corners err by tenths), and
+the aperture that its flux is normalised to, pixels; a faint star is mostly noise in a wider one."""
 
 _TRUNCATED = 8
 _INCOMPLETE_APERTURE = 16
@@ -122,9 +124,8 @@ def measure_with_source_extractor(
         _write_inputs(exposure, programs)
         settings = _extractor_settings(exposure, programs)
         _find_stars(programs, settings)
-        programs.fit_psf(_STARS, _psfex_settings())
+        psf = _fit_psf(programs, image)
         _measure_sources(programs, settings)
-        psf = _read_psf(programs.folder / _PSF, image)
         sources = fits.getdata(programs.folder / _SOURCES, 1)
         background = np.asarray(fits.getdata(programs.folder / _BACKGROUND), dtype=np.float32)
         return _measured(exposure, sources, psf, background, zero_point, programs.cpu_seconds)
@@ -193,7 +194,17 @@ def _find_stars(programs: Programs, settings: Mapping[str, object]) -> None:
     )
 
 
-def _psfex_settings() -> dict[str, object]:
+def _fit_psf(programs: Programs, image: VisitImage) -> SurveyPsf:
+    """Fit a PSF of the highest order that there are stars for; its file stays in the folder."""
+    for order in range(_PSF_ORDER, -1, -1):
+        programs.fit_psf(_STARS, _psfex_settings(order))
+        psf, n_stars = _read_psf(programs.folder / _PSF, image)
+        if n_stars >= _STARS_PER_COEFFICIENT * len(psf.basis):
+            break
+    return psf
+
+
+def _psfex_settings(order: int) -> dict[str, object]:
     """Return the settings of PSFEx; what is not named here is as the program has it."""
     return {
         "BASIS_TYPE": "PIXEL",
@@ -201,7 +212,7 @@ def _psfex_settings() -> dict[str, object]:
         "PSF_SIZE": f"{_PSF_SIZE},{_PSF_SIZE}",
         "PSFVAR_KEYS": "X_IMAGE,Y_IMAGE",
         "PSFVAR_GROUPS": "1,1",
-        "PSFVAR_DEGREES": _PSF_ORDER,
+        "PSFVAR_DEGREES": order,
         "SAMPLE_IMAFLAGMASK": "0xff",
         "CHECKPLOT_DEV": "NULL",
         "CHECKPLOT_TYPE": "NONE",
@@ -230,20 +241,24 @@ def _measure_sources(programs: Programs, settings: Mapping[str, object]) -> None
     )
 
 
-def _read_psf(path: Path, image: VisitImage) -> SurveyPsf:
-    """Return the model that PSFEx wrote, in parent pixels."""
+def _read_psf(path: Path, image: VisitImage) -> tuple[SurveyPsf, int]:
+    """Return the model that PSFEx wrote, in parent pixels, and the number of stars it was fitted to."""
     with fits.open(path) as file:
         header = file["PSF_DATA"].header
         components = np.asarray(file["PSF_DATA"].data["PSF_MASK"][0], dtype=np.float64)
-    first = image.bbox.x.start, image.bbox.y.start
-    return psf_from_psfex(
+    # A constant model names no axes.
+    axes = range(1, int(header["POLNAXIS"]) + 1)
+    zero = [header[f"POLZERO{axis}"] for axis in axes] or [0.0, 0.0]
+    scale = [header[f"POLSCAL{axis}"] for axis in axes] or [1.0, 1.0]
+    psf = psf_from_psfex(
         components,
-        degree=int(header["POLDEG1"]) if header["POLNGRP"] else 0,
-        zero=(header["POLZERO1"] + first[0], header["POLZERO2"] + first[1]),
-        scale=(header["POLSCAL1"], header["POLSCAL2"]),
+        degree=int(header["POLDEG1"]) if axes else 0,
+        zero=(zero[0] + image.bbox.x.start, zero[1] + image.bbox.y.start),
+        scale=(scale[0], scale[1]),
         sampling=float(header["PSF_SAMP"]),
         domain=image.bbox,
     )
+    return psf, int(header["ACCEPTED"])
 
 
 def _measured(
