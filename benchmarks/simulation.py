@@ -1,7 +1,7 @@
 """User CPU seconds and memory to simulate one large detector, one thread, and what GalSim takes per object.
 
 Run as ``python -m benchmarks.simulation``, or with the names of scenes. Each scene is simulated twice in a
-process: the first time compiles or loads the kernels and makes the tables of profiles, the second is what counts.
+process: the first time compiles the kernels and makes the tables of profiles, the second is what counts.
 """
 
 from __future__ import annotations
