@@ -51,7 +51,7 @@ _PSF_ORDER = 2
 _STARS_PER_COEFFICIENT = 5
 _NORMALIZATION_DIAMETER = 24
 """Model of the PSF: side in pixels at a sampling of one, side of the stars' images, order of the polynomial,
-stars that each of its coefficients needs (with fewer, fluxes of bright stars in the corners err by tenths), and
+stars that each of its coefficients needs (with fewer, bright stars in the corners err by tenths), and
 the aperture that its flux is normalised to, pixels; a faint star is mostly noise in a wider one."""
 
 _TRUNCATED = 8
