@@ -33,7 +33,7 @@ def run(
     from .plots import draw_plots
     from .report import write_report
     from .results import write_results
-    from .run import OUTPUT, examine, make_survey
+    from .run import OUTPUT, MissingInputError, examine, make_survey
 
     console = Console()
     if collection is None:
@@ -43,7 +43,7 @@ def run(
         systems = examine(
             repository, collection=collection or OUTPUT, peers=names, processes=processes, console=console
         )
-    except ValueError as error:
+    except MissingInputError as error:
         raise click.ClickException(str(error)) from error
     folder = out or Path("benchmarks") / "results" / Path(scene).stem
     folder.mkdir(parents=True, exist_ok=True)

@@ -108,14 +108,15 @@ class Survey:
         artifacts = masks[0].copy()
         for mask in masks[1:]:
             artifacts.array[...] |= mask.array
+        visit = self.scene.visit(image.visit)
         return Truth(
             visit=image.visit,
             detector=image.detector,
-            band=str(table.meta["band"]),
+            band=visit.band,
             table=table,
             bbox=artifacts.bbox,
-            zero_point=float(table.meta["zero_point"]),
-            noise=float(table.meta["noise"]),
+            zero_point=self.scene.zero_point(visit),
+            noise=self.scene.sky_noise(visit) / self.scene.electronics.gain,
             psf=psf,
             background=render_background(self._get_for("sim_background", image), artifacts.bbox),
             artifacts=artifacts,
@@ -171,9 +172,7 @@ class Survey:
             primary=_column(table, "detect_isPrimary", bool) & ~sky,
             good=~unsound & ~_column(table, "slot_Centroid_flag", bool),
             aperture_radii={name: _radius(name) for name in names if name.startswith(APERTURE_PREFIX)},
-            sky_fluxes={
-                name: _flux(table[sky & ~_column(table, f"{name}_flag", bool)], name) for name in names
-            },
+            sky_fluxes={name: _flux(table[sky], name) for name in names},
             psf=final.psf,
             background=render_background(self._get_for("pvi_background", image), mask.bbox),
             cosmic_rays=mask_of(mask, ["CR"]),

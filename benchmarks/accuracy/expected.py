@@ -4,17 +4,22 @@ from __future__ import annotations
 
 __all__ = ("enclosed_fractions", "psf_stamps", "true_psf_fluxes")
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
+import scipy.fft
 from lsst.images.psfs import PointSpreadFunction
 
 from secondlight.photometry.apertures import aperture_fluxes, psf_aperture_flux
 from secondlight.psf.evaluation import kernel_stamps
-from secondlight.simulate.render import draw_stamps, stamp_origin
+from secondlight.simulate.render import Light, draw_stamps, stamp_origin
 
 from .catalogs import PsfStamps, Truth
 
 _BATCH = 200
 _MARGIN = 16
+_SMALLEST_STAMP = 64
 _MAX_SINC_RADIUS = 12.0
 """Apertures up to this radius are integrated over the band-limited light, larger ones are sums of pixels."""
 
@@ -26,41 +31,39 @@ def psf_stamps(psf: PsfStamps | PointSpreadFunction, x: np.ndarray, y: np.ndarra
     return np.asarray(psf(x, y))
 
 
-def enclosed_fractions(truth: Truth, rows: np.ndarray, radius: float) -> np.ndarray:
-    """Return the fraction of objects' light in circles about their true positions (n).
+def enclosed_fractions(truth: Truth, rows: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+    """Return the fraction of objects' light in circles about their true positions (n, number of radii).
 
     It is the aperture flux of the noiseless image of each object on its sub-pixel position; without such
     images, that of the true PSF for stars, and NaN for galaxies.
     """
+    result = np.full((len(rows), len(radii)), np.nan)
     if truth.light is not None:
-        parts = [
-            _fractions_of_stamps(truth, rows[start : start + _BATCH], radius)
-            for start in range(0, len(rows), _BATCH)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0)
-    result = np.full(len(rows), np.nan)
+        for start in range(0, len(rows), _BATCH):
+            part = slice(start, start + _BATCH)
+            result[part] = _fractions_of_stamps(truth.light[rows[part]], radii)
+        return result
     stars = truth["is_star"][rows].astype(bool)
     if truth.psf is not None and stars.any():
         kernels = psf_stamps(truth.psf, truth["x"][rows][stars], truth["y"][rows][stars])
-        result[stars] = psf_aperture_flux(kernels, radius)
+        result[stars] = np.column_stack([psf_aperture_flux(kernels, radius) for radius in radii])
     return result
 
 
-def _fractions_of_stamps(truth: Truth, rows: np.ndarray, radius: float) -> np.ndarray:
-    assert truth.light is not None
-    light = truth.light[rows]
-    # A power of two makes the transforms fast; what a stamp cannot hold wraps around far from the aperture.
-    size = max(64, 1 << int(np.ceil(np.log2(2 * (radius + _MARGIN)))))
+def _fractions_of_stamps(light: Light, radii: Sequence[float]) -> np.ndarray:
+    """Draw objects once and measure them in all apertures; what a stamp cannot hold wraps around."""
+    size = 2 * scipy.fft.next_fast_len(max(_SMALLEST_STAMP // 2, math.ceil(max(radii)) + _MARGIN))
     stamps = draw_stamps(light, size)
     x0, y0 = stamp_origin(light, size)
-    fractions = np.empty(len(rows))
+    result = np.empty((len(light), len(radii)))
     for k, stamp in enumerate(stamps):
-        flux = aperture_fluxes(
-            stamp, stamp, x=light.x[k] - x0[k], y=light.y[k] - y0[k], radius=radius,
-            max_sinc_radius=_MAX_SINC_RADIUS,
-        ).flux  # fmt: skip
-        fractions[k] = flux[0] / light.flux[k]
-    return fractions
+        x, y = light.x[k] - x0[k], light.y[k] - y0[k]
+        for j, radius in enumerate(radii):
+            measured = aperture_fluxes(
+                stamp, stamp, x=x, y=y, radius=radius, max_sinc_radius=_MAX_SINC_RADIUS
+            )
+            result[k, j] = sums.flux[0] / light.flux[k]
+    return result
 
 
 def true_psf_fluxes(model: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("MIN_SAMPLE", "Bin", "Number", "Sense", "fraction", "median", "width")
+__all__ = ("MIN_SAMPLE", "Bin", "Number", "Sense", "fraction", "median", "median_of_images", "width")
 
 import dataclasses
 import enum
@@ -52,10 +52,13 @@ class Bin:
     def label(self) -> str:
         """The range in a form fit for keys: ``mag_18_19``."""
         if not math.isfinite(self.low):
-            return f"{self.axis}_below_{self.high:g}"
-        if not math.isfinite(self.high):
-            return f"{self.axis}_above_{self.low:g}"
-        return f"{self.axis}_{self.low:g}_{self.high:g}"
+            label = f"{self.axis}_below_{self.high:g}"
+        elif not math.isfinite(self.high):
+            label = f"{self.axis}_above_{self.low:g}"
+        else:
+            label = f"{self.axis}_{self.low:g}_{self.high:g}"
+        # Dots separate the parts of keys.
+        return label.replace(".", "p")
 
     @property
     def title(self) -> str:
@@ -171,6 +174,14 @@ def median(
         return []
     error = _MEDIAN_EFFICIENCY * robust_sigma(values) / math.sqrt(len(values))
     return [Number(key, float(np.median(values)), len(values), error, sense, target, unit, bin)]
+
+
+def median_of_images(key: str, values: np.ndarray, *, sense: Sense, unit: str) -> list[Number]:
+    """Return the median of values of images; of few, too, but then without an error."""
+    values = values[np.isfinite(values)]
+    if 0 < len(values) < MIN_SAMPLE:
+        return [Number(key, float(np.median(values)), len(values), None, sense, unit=unit)]
+    return median(key, values, sense=sense, unit=unit)
 
 
 def width(

@@ -13,7 +13,7 @@ from .numbers import Number, Sense
 from .run import SystemNumbers
 
 _AXES = {
-    "mag": "by true magnitude (measured, for purity)",
+    "mag": "by magnitude",
     "snr": "by signal-to-noise ratio",
     "size": "by half-light radius over that of the PSF",
     "crowding": "by crowding (contamination by neighbours)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("OUTPUT", "PEERS", "SystemNumbers", "examine", "make_survey")
+__all__ = ("OUTPUT", "PEERS", "MissingInputError", "SystemNumbers", "examine", "make_survey")
 
 import contextlib
 import dataclasses
@@ -31,6 +31,10 @@ CHAIN = "secondlight"
 
 PEERS = ("sep", "source-extractor")
 """Other systems, which measure the images here and now."""
+
+
+class MissingInputError(ValueError):
+    """What was asked for is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +66,7 @@ class _Sampled:
 
 
 def make_survey(repository: Path, scene: str, *, processes: int, console: Console) -> None:
-    """Simulate a scene and run the chain, unless the repository has its outputs.
-
-    Raises
-    ------
-    RuntimeError
-        Raised if the chain failed without any output.
-    """
+    """Simulate a scene and run the chain, unless the repository has its outputs."""
     if (repository / "butler.yaml").exists():
         with _open(repository, OUTPUT) as survey:
             if survey is not None and survey.images():
@@ -114,16 +112,20 @@ def examine(
 
     Raises
     ------
-    ValueError
+    MissingInputError
         Raised if there are no outputs, or an unknown peer is named.
     """
     console = console or Console()
     if unknown := set(peers) - set(PEERS):
-        raise ValueError(f"There is no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}.")
+        raise MissingInputError(
+            f"There is no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}."
+        )
     with _open(repository, collection) as survey:
         images = survey.images() if survey is not None else []
     if not images:
-        raise ValueError(f"Collection {collection} of {repository} has no source tables (sources_detector).")
+        raise MissingInputError(
+            f"Collection {collection} of {repository} has no source tables (sources_detector)."
+        )
     tasks = [(repository, collection, image, tuple(peers)) for image in images]
     sampled = list(_sample_all(tasks, processes, console))
     for system, why in sorted({item for one in sampled for item in one.missing.items()}):

@@ -89,7 +89,7 @@ def test_light_in_an_aperture_of_a_galaxy_is_that_of_its_image() -> None:
     )  # fmt: skip
     truth = dataclasses.replace(truth, light=light)
     rows = np.arange(n)
-    small, large = (enclosed_fractions(truth, rows, r) for r in (3.0, 25.0))
+    small, large = enclosed_fractions(truth, rows, [3.0, 25.0]).T
     star = truth["is_star"].astype(bool)
     assert np.all(small[~star] < 0.8 * small[star][0])
     assert small[star] == pytest.approx(small[star][0], abs=1e-3)

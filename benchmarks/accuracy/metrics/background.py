@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from secondlight.photometry.measure_ap_corr import robust_sigma
 
 from ..matching import Image
-from ..numbers import MIN_SAMPLE, Number, Sense, median
+from ..numbers import Number, Sense, median_of_images
 
 _STEP = 8
 """Every eighth pixel in each direction is looked at."""
@@ -75,11 +75,5 @@ def numbers(table: Table) -> list[Number]:
     result = []
     for name, unit in _UNITS.items():
         sense = Sense.SMALLER if name.startswith("scatter") else Sense.TARGET
-        values = np.asarray(table[name])
-        key = f"background.{name}"
-        several = median(key, values, sense=sense, unit=unit)
-        finite = values[np.isfinite(values)]
-        if not several and 0 < len(finite) < MIN_SAMPLE:
-            several = [Number(key, float(np.median(finite)), len(finite), None, sense, unit=unit)]
-        result += several
+        result += median_of_images(f"background.{name}", np.asarray(table[name]), sense=sense, unit=unit)
     return result

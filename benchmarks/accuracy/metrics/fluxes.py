@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table
 
 from ..calibration import zero_point_factor
+from ..catalogs import Measured
 from ..expected import enclosed_fractions
 from ..matching import Image
 from ..numbers import Number, Sense, median, width
@@ -36,18 +37,15 @@ def sample(image: Image) -> Table:
     table = object_columns(image.truth, objects)
     if image.measured.psf_flux is not None:
         table.meta["psf_flux"] = image.measured.psf_flux
-    for name in image.measured.fluxes:
-        offset, pull = _compare(image, name, objects, sources)
-        table[_OFFSET + name], table[_PULL + name] = offset, pull
+    for name, expected in _expected(image, objects).items():
+        table[_OFFSET + name], table[_PULL + name] = _compare(image.measured, name, sources, expected)
     return table
 
 
 def _compare(
-    image: Image, name: str, objects: np.ndarray, sources: np.ndarray
+    measured: Measured, name: str, sources: np.ndarray, expected: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    measured = image.measured
     flux, error = (values[sources] for values in measured.fluxes[name])
-    expected = _expected(image, name, objects)
     usable = measured.usable(name)[sources]
     with np.errstate(invalid="ignore", divide="ignore"):
         offset = -2.5e3 * np.log10(np.maximum(flux / expected, _SMALLEST_RATIO))
@@ -55,17 +53,21 @@ def _compare(
     return np.where(usable, offset, np.nan), np.where(usable, pull, np.nan)
 
 
-def _expected(image: Image, name: str, objects: np.ndarray) -> np.ndarray:
-    """Return what a perfect measurement gives in the units of the system's fluxes (n)."""
+def _expected(image: Image, objects: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a perfect measurement of each flux gives in the units of the system's fluxes (n)."""
     measured, truth = image.measured, image.truth
     flux = truth["flux"][objects]
-    radius = measured.aperture_radii.get(name)
-    if radius is None:
-        return np.asarray(flux * zero_point_factor(image))
-    zero_point = truth.zero_point if measured.zero_point is None else measured.zero_point
-    return np.asarray(
-        flux * enclosed_fractions(truth, objects, radius) * 10 ** (-0.4 * (zero_point - truth.zero_point))
-    )
+    total = flux * zero_point_factor(image)
+    expected = {name: total for name in measured.fluxes if name not in measured.aperture_radii}
+    if measured.aperture_radii:
+        zero_point = truth.zero_point if measured.zero_point is None else measured.zero_point
+        scale = 10 ** (-0.4 * (zero_point - truth.zero_point))
+        fractions = enclosed_fractions(truth, objects, list(measured.aperture_radii.values()))
+        expected |= {
+            name: scale * flux * fraction
+            for name, fraction in zip(measured.aperture_radii, fractions.T, strict=True)
+        }
+    return expected
 
 
 def numbers(table: Table) -> list[Number]:

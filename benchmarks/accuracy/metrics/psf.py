@@ -1,7 +1,9 @@
 """The PSF model against the true PSF: size, ellipticity, and what it does to PSF fluxes.
 
 Adaptive moments of centred stamps, at the stars held out of the fit and at random positions, for the model of
-the first pass and the final one. T = Ixx + Iyy, e1 = (Ixx - Iyy) / T, e2 = 2 Ixy / T; model minus truth.
+the first pass and the final one. T = Ixx + Iyy, e1 = (Ixx - Iyy) / T, e2 = 2 Ixy / T; model minus truth. The
+flux is that of fitting the model to the true PSF, both of unit sum on their stamps: aperture corrections take
+a common offset away, so only its scatter is judged.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from secondlight.psf.evaluation import stamp_shapes
 from ..catalogs import PsfStamps, Truth
 from ..expected import psf_stamps, true_psf_fluxes
 from ..matching import Image
-from ..numbers import Number, median, width
+from ..numbers import Number, Sense, median, width
 
 RANDOM_POSITIONS = 100
 """Random positions per image."""
@@ -45,7 +47,8 @@ def sample(image: Image) -> Table:
             continue
         for place, positions in places.items():
             part = _differences(model, truth, positions)
-            part["model"], part["place"] = model_name, place
+            for column, name in (("model", model_name), ("place", place)):
+                part[column] = np.full(len(part), name, dtype="U8")
             parts.append(part[_COLUMNS])
     return vstack(parts)
 
@@ -83,6 +86,7 @@ def numbers(table: Table) -> list[Number]:
             rows = (np.asarray(table["model"]) == model) & (np.asarray(table["place"]) == place)
             for name, factor, unit in _QUANTITIES:
                 values = factor * np.asarray(table[name])[rows]
-                result += median(f"psf.{model}.{place}.{name}.bias", values, unit=unit)
+                sense = Sense.NONE if name == "flux" else Sense.TARGET
+                result += median(f"psf.{model}.{place}.{name}.bias", values, sense=sense, unit=unit)
                 result += width(f"psf.{model}.{place}.{name}.scatter", values, unit=unit)
     return result

@@ -1,4 +1,8 @@
-"""Fluxes measured where there is nothing: zero on average, and as wide as their errors say."""
+"""Fluxes measured where there is nothing: zero on average, and as wide as their errors say.
+
+Flags are not looked at, as they are set where there is no maximum to be the centre: leaving these out would
+leave those where the noise is high.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from astropy.table import Table
 
 from ..calibration import calibration_stars
 from ..matching import Image
-from ..numbers import Number, Sense, median, width
+from ..numbers import Number, Sense, median, median_of_images, width
 
 
 def sample(image: Image) -> Table:
@@ -36,7 +36,7 @@ def numbers(table: Table) -> list[Number]:
         rows = (np.asarray(table["visit"]) == visit) & (np.asarray(table["detector"]) == detector)
         each += median(f"zero_point.visit_{visit}.detector_{detector}", error[rows], unit="mmag")
     errors = np.array([number.value for number in each])
-    result = median("zero_point.bias", errors, unit="mmag")
+    result = median_of_images("zero_point.bias", errors, sense=Sense.TARGET, unit="mmag")
     result += width("zero_point.scatter", errors, unit="mmag")
     if len(errors):
         worst = float(np.max(np.abs(errors)))

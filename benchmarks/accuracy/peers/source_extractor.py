@@ -296,6 +296,7 @@ def _measured(
         good=sound_centers(exposure, x, y) & (flags & _TRUNCATED == 0),
         aperture_radii={aperture_name(radius): float(radius) for radius in APERTURE_RADII},
         psf=psf,
+        psf_flux="psf",
         background=background,
         cpu_seconds=cpu_seconds,
     )
