@@ -72,6 +72,7 @@ def test_a_prepared_repository(tmp_path, started):
     assert scene.stars.faint == 19
     again = run("simulate", root, "--scene", "tiny", *SMALL)
     assert "it was in the repository already" in again.output
+    assert "holds a simulated scene" in error_of("demo", root, "--data", tmp_path)
     assert "differs from it in seed" in error_of(
         "simulate", root, "--scene", "tiny", *SMALL, "--set", "seed=3"
     )

@@ -18,7 +18,7 @@ from ..instruments.sdss import SdssImager
 from ..instruments.sim_cam import SimCam
 from ..report.pictures import draw_visit
 from ..report.summary import print_summary, repeatability, visit_numbers
-from ..simulate.repository import IMAGES_RUN, SKY_MAP
+from ..simulate.repository import IMAGES_RUN, SKY_MAP, stored_scene
 from ..simulate.scene import load_scene
 from ..sky.registration import register_sky_map, tracts_of_visits
 from ..sky.sky_map import RingsSkyMap, RingsSkyMapConfig
@@ -142,6 +142,10 @@ def _ingest_sdss(root: Path, data: Path, console: Console) -> _Images:
         raise click.ClickException(f"There is no folder {data} with SDSS frames; name one with --data.")
     instrument = SdssImager()
     with errors_for_people(), open_or_make_repository(root) as butler:
+        if stored_scene(butler) is not None:
+            raise click.ClickException(
+                f"{root} holds a simulated scene; SDSS frames need another repository."
+            )
         report = ingest(
             butler, instrument, [data], progress=lambda file: console.print(f"Ingesting {file.path.name}")
         )
