@@ -376,7 +376,7 @@ class Visit(Part):
         Magnitudes by which the sky is brighter than the dark sky of the band.
     """
 
-    id: Annotated[int, pydantic.Field(gt=0, lt=2**31)]
+    id: Annotated[int, pydantic.Field(gt=0, lt=2**31 - 1)]
     band: str
     ra: Annotated[float, pydantic.Field(ge=0, lt=360)]
     dec: Annotated[float, pydantic.Field(ge=-90, le=90)]
