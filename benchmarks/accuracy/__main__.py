@@ -9,6 +9,9 @@ from rich.console import Console
 
 from .compare import print_changes
 
+_FILE_WIDTH = 140
+"""Width of tables that are not printed to a terminal, characters."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
@@ -66,6 +69,8 @@ def compare(old: Path, new: Path, sigmas: float, most: int) -> None:
     from .results import read_results
 
     console = Console()
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
     try:
         before, after = read_results(old), read_results(new)
     except ValueError as error:

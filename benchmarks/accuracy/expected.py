@@ -59,9 +59,7 @@ def _fractions_of_stamps(light: Light, radii: Sequence[float]) -> np.ndarray:
     for k, stamp in enumerate(stamps):
         x, y = light.x[k] - x0[k], light.y[k] - y0[k]
         for j, radius in enumerate(radii):
-            sums = aperture_fluxes(
-                stamp, stamp, x=x, y=y, radius=radius, max_sinc_radius=_MAX_SINC_RADIUS
-            )
+            sums = aperture_fluxes(stamp, stamp, x=x, y=y, radius=radius, max_sinc_radius=_MAX_SINC_RADIUS)
             result[k, j] = sums.flux[0] / light.flux[k]
     return result
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ("tables", "write_report")
+__all__ = ("kind_of_flux", "tables", "write_report")
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,43 @@ _AXES = {
     "crowding": "by crowding (contamination by neighbours)",
 }
 
+_OVERVIEW = {
+    "stars found, S/N > 10": "completeness.stars.snr_above_10",
+    "galaxies found, S/N > 10": "completeness.galaxies.snr_above_10",
+    "blended objects found, S/N > 10": "completeness.all.crowding_blended",
+    "sources that are real": "purity.all",
+    "position of isolated stars, scatter": "centroid.x.scatter.stars.isolated.all",
+    "position of isolated stars, pull width": "centroid.x.pull_width.stars.isolated.all",
+    "PSF flux of isolated stars, offset": "flux.psf.bias.stars.isolated.all",
+    "PSF flux of isolated stars, scatter": "flux.psf.scatter.stars.isolated.all",
+    "PSF flux of isolated stars, pull width": "flux.psf.pull_width.stars.isolated.all",
+    "PSF flux of blended stars, offset": "flux.psf.bias.stars.blended.all",
+    "PSF flux of blended stars, scatter": "flux.psf.scatter.stars.blended.all",
+    "6 pixel aperture of isolated stars, offset": "flux.aperture_6.bias.stars.isolated.all",
+    "6 pixel aperture of isolated galaxies, offset": "flux.aperture_6.bias.galaxies.isolated.all",
+    "6 pixel aperture of isolated galaxies, pull width": "flux.aperture_6.pull_width.galaxies.isolated.all",
+    "size of the PSF, median error": "psf.final.random.size.bias",
+    "size of the PSF, scatter": "psf.final.random.size.scatter",
+    "ellipticity e1 of the PSF, scatter": "psf.final.random.e1.scatter",
+    "ellipticity e2 of the PSF, scatter": "psf.final.random.e2.scatter",
+    "background, median error": "background.bias_sigma",
+    "background, scatter": "background.scatter_sigma",
+    "stars called stars, S/N > 20": "classification.extendedness.stars_found.snr_above_20",
+    "galaxies called galaxies, S/N > 20": "classification.extendedness.galaxies_found.snr_above_20",
+    "cosmic rays of 4 pixels or more found": "cosmic_rays.large_hits_found",
+    "bright stars harmed by false cosmic rays": "cosmic_rays.stars_harmed",
+    "zero points, largest error": "zero_point.largest",
+}
+"""What the first table shows; names of fluxes as of `kind_of_flux`."""
+
+
+def kind_of_flux(column: str) -> str:
+    """Return a name that the same kind of flux has for all systems."""
+    if column == "base_PsfFlux":
+        return "psf"
+    aperture = re.fullmatch(r"base_CircularApertureFlux_(\d+)_(\d+)", column)
+    return f"aperture_{'_'.join(aperture.groups()).removesuffix('_0')}" if aperture else column
+
 
 def write_report(path: Path, systems: Mapping[str, SystemNumbers], *, scene: str) -> None:
     """Write all tables as Markdown."""
@@ -31,6 +69,7 @@ def tables(systems: Mapping[str, SystemNumbers], *, scene: str) -> Iterator[str]
     yield ""
     counts = ", ".join(f"{system} on {one.images} images" for system, one in systems.items())
     yield f"Measured by {counts}. After ± are standard errors; numbers of objects are in brackets."
+    yield from _overview(systems)
     for subject in metrics.SUBJECTS:
         parts = {name: one.subjects[subject] for name, one in systems.items() if one.subjects.get(subject)}
         if not parts:
@@ -46,6 +85,29 @@ def tables(systems: Mapping[str, SystemNumbers], *, scene: str) -> Iterator[str]
                 if binned:
                     yield from ("", f"{subject.replace('_', ' ').capitalize()} {title}:", "")
                     yield from _binned(binned)
+
+
+def _overview(systems: Mapping[str, SystemNumbers]) -> Iterator[str]:
+    """Yield a table of the most telling numbers with a column per system."""
+    columns = {
+        system: {_common_key(number): number for values in one.subjects.values() for number in values}
+        for system, one in systems.items()
+    }
+    rows = []
+    for title, key in _OVERVIEW.items():
+        found = [numbers.get(key) for numbers in columns.values()]
+        if known := [number for number in found if number is not None]:
+            unit = f" ({known[0].unit})" if known[0].unit else ""
+            cells = ["" if number is None else _value(number) for number in found]
+            rows.append([title + unit, *cells, _ideal(known[0])])
+    if rows:
+        yield from _markdown(["", *columns, "should be"], rows)
+
+
+def _common_key(number: Number) -> str:
+    """Return the key of a number with the common name of its flux."""
+    first, *rest = number.key.split(".")
+    return ".".join([first, kind_of_flux(rest[0]), *rest[1:]]) if first == "flux" else number.key
 
 
 def _overall(numbers: Sequence[Number]) -> Iterator[str]:

@@ -96,6 +96,7 @@ def test_everything_is_written(tmp_path: Path) -> None:
     text = (tmp_path / "tables.md").read_text()
     assert "| flux.psf.bias.stars.isolated.all |" in text
     assert "by magnitude" in text
+    assert "| PSF flux of isolated stars, scatter (mmag) |" in text
     assert "nan" not in text
     plots = draw_plots(tmp_path, systems)
     assert {"completeness.png", "centroids.png", "flux_psf.png"} <= {path.name for path in plots}
