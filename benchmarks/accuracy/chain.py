@@ -72,7 +72,8 @@ class Survey:
     @cached_property
     def scene(self) -> Scene:
         """The description of the survey."""
-        return self._get("sim_scene")
+        scene: Scene = self._get("sim_scene")
+        return scene
 
     @cached_property
     def objects(self) -> astropy.table.Table:

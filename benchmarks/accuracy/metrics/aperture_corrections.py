@@ -25,20 +25,23 @@ _MOST = 200
 def sample(image: Image) -> Table:
     """Return applied and right corrections at the matched stars."""
     measured, truth = image.measured, image.truth
-    table = Table({"applied": np.empty(0), "right": np.empty(0)})
-    name = measured.psf_flux
-    if name not in measured.corrections or None in (measured.psf, truth.psf, measured.calibration_radius):
-        return table
+    name, model, radius = measured.psf_flux, measured.psf, measured.calibration_radius
+    if (
+        name is None
+        or name not in measured.corrections
+        or model is None
+        or truth.psf is None
+        or radius is None
+    ):
+        return Table({"applied": np.empty(0), "right": np.empty(0)})
+    corrections = measured.corrections[name]
     objects, sources = image.matches()
-    stars = truth["is_star"][objects].astype(bool) & np.isfinite(measured.corrections[name][sources])
+    stars = truth["is_star"][objects].astype(bool) & np.isfinite(corrections[sources])
     sources = sources[stars][:: max(1, int(stars.sum()) // _MOST)]
-    if not len(sources):
-        return table
     x, y = measured.x[sources], measured.y[sources]
     true = psf_stamps(truth.psf, x, y)
-    enclosed = psf_aperture_flux(true, measured.calibration_radius)
-    right = enclosed / true_psf_fluxes(psf_stamps(measured.psf, x, y), true)
-    return Table({"applied": measured.corrections[name][sources], "right": right})
+    right = psf_aperture_flux(true, radius) / true_psf_fluxes(psf_stamps(model, x, y), true)
+    return Table({"applied": corrections[sources], "right": right})
 
 
 def numbers(table: Table) -> list[Number]:
