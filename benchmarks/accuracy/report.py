@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("kind_of_flux", "tables", "write_report")
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -150,9 +151,12 @@ def series(number: Number) -> str:
 
 
 def _value(number: Number) -> str:
+    """Return a value with as many digits as its error has two significant ones of."""
     if number.error is None:
         return f"{number.value:.3g}"
-    digits = 3 if number.unit == "" else 2 if abs(number.value) < 10 else 1
+    if number.error == 0:
+        return f"{number.value:.4g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(number.error)))
     return f"{number.value:.{digits}f} ± {number.error:.{digits}f}"
 
 

@@ -5,6 +5,10 @@ in counts, so that no zero point enters; for every other flux the total true flu
 image's zero point (see `calibration`). PSF fluxes of galaxies are listed but not judged: they are not meant
 to be total. Biases are of objects with a signal-to-noise ratio of at least 20, pulls of those from 10 to 100
 (see `centroids`).
+
+Apertures count as isolated by the matched filter, too: in wide ones there is light of neighbours that were
+left whole or not found, and it is part of what is measured here. Programs that add up fractions of pixels
+differ from the light within the circle where the circle is small.
 """
 
 from __future__ import annotations
