@@ -227,13 +227,16 @@ def test_cosmic_rays() -> None:
     marked = true.copy()
     marked[30] = False
     marked[100 + 30, 46] = True
+    truth.artifacts.set("NO_DATA", np.arange(SIDE * SIDE).reshape(SIDE, SIDE) == 1999)
+    marked[0, 1998] = True
     star = int(np.flatnonzero(truth["is_star"] & (truth["snr"] > 50))[0])
     marked[int(truth["y"][star]), int(truth["x"][star])] = True
     numbers = numbers_of(Image(make_measured(truth, cosmic_rays=marked), truth), subject="cosmic_rays")
     assert numbers["cosmic_rays.hits_found"].value == pytest.approx(0.9)
     assert numbers["cosmic_rays.large_hits_found"].n == 10
     assert numbers["cosmic_rays.pixels_found"].value == pytest.approx(0.9)
-    assert numbers["cosmic_rays.marked_false"].value == pytest.approx(1 / 56)
+    assert numbers["cosmic_rays.marked_false"].value == pytest.approx(1 / 57)
+    assert numbers["cosmic_rays.marked_other_artifacts"].value == pytest.approx(1 / 57)
     harmed = numbers["cosmic_rays.stars_harmed"]
     assert harmed.value == pytest.approx(1 / harmed.n)
 

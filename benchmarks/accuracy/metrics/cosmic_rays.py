@@ -1,8 +1,10 @@
 """Cosmic rays: which of them were found, and what else was called one.
 
 A true hit is a connected group of pixels with more charge than one sigma of the sky; it is found if any of
-its pixels is marked. A marked pixel is false if no pixel within one of it is truly hit; a star is harmed if
-one within 3 pixels of its centre is, and it is not saturated and of a signal-to-noise ratio of at least 20.
+its pixels is marked. A marked pixel is not a cosmic ray if no pixel within one of it is truly hit: then it is
+either on another artefact (at most one pixel from it; the ends of bleed trails, say) or false. A star is
+harmed if a false pixel is within 3 pixels of its centre, of those that are not saturated and have a signal-
+to-noise ratio of at least 20.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from secondlight.catalog.mask_planes import mask_of
 from ..matching import Image, nearest_pixels
 from ..numbers import Number, Sense, fraction
 
+_RAYS = "COSMIC_RAY"
 _EIGHT = np.ones((3, 3), dtype=int)
 _LARGE = 4
 """Pixels of a large hit."""
@@ -31,16 +34,19 @@ def sample(image: Image) -> Table:
     marked, artifacts = image.measured.cosmic_rays, image.truth.artifacts
     if marked is None or artifacts is None:
         return Table({"kind": np.empty(0, dtype="U16"), "yes": np.empty(0, dtype=bool)})
-    true = mask_of(artifacts, ["COSMIC_RAY"])
+    true = mask_of(artifacts, [_RAYS])
     labels, n = ndimage.label(true, structure=_EIGHT)
     sizes = np.bincount(labels[true], minlength=n + 1)[1:]
     found = np.bincount(labels[true & marked], minlength=n + 1)[1:] > 0
-    false = marked & ~ndimage.binary_dilation(true, structure=_EIGHT)
+    other = mask_of(artifacts, [name for name in artifacts.schema.names if name != _RAYS])
+    near_true, near_other = (ndimage.binary_dilation(which, structure=_EIGHT) for which in (true, other))
+    false = marked & ~near_true & ~near_other
     columns = {
         "hits": found,
         "large_hits": found[sizes >= _LARGE],
         "pixels": marked[true],
         "marked_false": false[marked],
+        "marked_other": (near_other & ~near_true)[marked],
         "stars_harmed": _harmed(image, false),
     }
     return Table(
@@ -69,6 +75,7 @@ def numbers(table: Table) -> list[Number]:
         ("large_hits", "large_hits_found", Sense.LARGER),
         ("pixels", "pixels_found", Sense.LARGER),
         ("marked_false", "marked_false", Sense.SMALLER),
+        ("marked_other", "marked_other_artifacts", Sense.SMALLER),
         ("stars_harmed", "stars_harmed", Sense.SMALLER),
     ):
         result += fraction(f"cosmic_rays.{key}", yes[kind == name], sense=sense)
