@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from astropy.coordinates import SkyCoord
 
 from secondlight.simulate.geometry import check_footprint, tracts_of, true_geometry
 from secondlight.simulate.scene import Scene, SceneError, load_scene
@@ -33,7 +34,17 @@ def test_a_detector_outside_the_sky_is_named_with_what_would_help():
     with pytest.raises(SceneError) as caught:
         check_footprint(load_scene("demo", settings={"field.radius": 0.08}))
     message = str(caught.value)
-    assert "visit 1009, detector 0" in message
+    # The one that is farthest out, as astropy sees it.
+    scene = load_scene("demo")
+    center = SkyCoord(scene.field.ra, scene.field.dec, unit="deg")
+    reach = {
+        (visit.id, detector): SkyCoord(*true_geometry(scene, visit, detector).corners, unit="deg")
+        .separation(center)
+        .deg.max()
+        for visit in scene.visits
+        for detector in scene.camera.detectors
+    }
+    assert "visit {}, detector {}".format(*max(reach, key=reach.__getitem__)) in message
     assert "0.08 degrees" in message
     enough = float(message.rpartition("at least ")[2].rstrip("."))
     check_footprint(load_scene("demo", settings={"field.radius": enough}))

@@ -81,6 +81,16 @@ def test_scatter_of_the_fields_is_that_of_the_scene():
     assert found[:, 2].std() == pytest.approx(0.02, rel=0.1)
 
 
+def test_stays_sane_far_outside_the_camera():
+    """Stars far off a small camera shine on it too, and the polynomials would grow without limit there."""
+    settings = {"camera__width": 64, "camera__height": 64, "camera__columns": 1}
+    psf = scene_psf("tiny", **settings)
+    angle = np.linspace(0, 2 * np.pi, 50)
+    x, y = (psf.boresight[i] + psf.radius * f(angle) for i, f in enumerate((np.cos, np.sin)))
+    far_x, far_y = (center + 25 * (p - center) for center, p in zip(psf.boresight, (x, y), strict=True))
+    np.testing.assert_allclose(psf.parameters(x=far_x, y=far_y), psf.parameters(x=x, y=y), rtol=1e-9)
+
+
 def test_visits_and_seeds_differ_and_repeat():
     one = scene_psf("tiny")
     np.testing.assert_array_equal(one.coefficients, scene_psf("tiny").coefficients)

@@ -34,11 +34,24 @@ def test_scene_of_the_package(name: str) -> None:
         ({"seed.of": 3}, "seed.of cannot be set: seed is a value"),
         ({"snaps": 3}, "snaps: Input should be 1 or 2"),
         ({"field.dec": float("nan")}, "field.dec"),
+        ({"stars.bright": float("nan")}, "stars.bright: Input should be a finite number"),
+        ({"psf.color_slope": float("inf")}, "psf.color_slope: "),
+        ({"psf.atmosphere_shear": 0.6}, r"psf.atmosphere_shear: .* less than or equal to 0.1 \(it is 0.6\)"),
+        ({"field.tracts": []}, "field.tracts: .* at least 1 item"),
+        ({"bands": {"g": {"zero_point": 28, "sky": 22}}}, "Band 'r' is not described; there are g"),
     ],
 )
 def test_what_is_wrong_is_said(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SceneError, match=message):
         load_scene("tiny", settings=settings)
+
+
+def test_what_is_wrong_in_a_visit_is_all_that_is_said() -> None:
+    visit = dict(load_scene("tiny").visits[0]) | {"airmass": 0.9}
+    with pytest.raises(SceneError) as caught:
+        load_scene("tiny", settings={"visits": [visit]})
+    expected = "visits.0.airmass: Input should be greater than or equal to 1 (it is 0.9)"
+    assert str(caught.value) == f"scene tiny: {expected}"
 
 
 def test_visits_need_room_for_their_snaps() -> None:
@@ -55,6 +68,9 @@ def test_unknown_names(tmp_path: Path) -> None:
         load_scene(tmp_path / "absent.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [")
+    with pytest.raises(SceneError, match=r"broken.yaml is not YAML"):
+        load_scene(broken)
+    broken.write_bytes(b"name: \xff")
     with pytest.raises(SceneError, match=r"broken.yaml is not YAML"):
         load_scene(broken)
     broken.write_text("- 1")

@@ -74,11 +74,10 @@ def nominal_geometry(scene: Scene, visit: Visit, detector: int) -> DetectorGeome
         true, boresight_x=0.0, boresight_y=0.0, rotation=0.0, pixel_scale=1.0, distortion=0.0
     )
     ra, dec = plain.pixel_to_sky(x=np.array(-error.east), y=np.array(error.north))
+    moved = true.pointed_at(ra=float(ra), dec=float(dec))
     return dataclasses.replace(
-        true,
-        ra=float(ra),
-        dec=float(dec),
-        rotation=true.rotation + error.rotation / 3600,
+        moved,
+        rotation=moved.rotation + error.rotation / 3600,
         pixel_scale=true.pixel_scale * (1 + error.scale),
     )
 

@@ -103,6 +103,9 @@ class SimulatedPsf(PointSpreadFunction):
     ) -> np.ndarray:
         """Return what the PSF is made of at positions.
 
+        Farther out than the farthest corner of the camera, where the polynomials would grow without limit, it
+        is that of the circle through that corner, in the same direction.
+
         Parameters
         ----------
         x, y
@@ -118,7 +121,8 @@ class SimulatedPsf(PointSpreadFunction):
         """
         u = (np.atleast_1d(np.asarray(x, dtype=np.float64)) - self.boresight[0]) / self.radius
         v = (np.atleast_1d(np.asarray(y, dtype=np.float64)) - self.boresight[1]) / self.radius
-        seeing, g1, g2, a, b, c = self.coefficients @ _terms(u, v)
+        inwards = 1.0 / np.maximum(np.hypot(u, v), 1.0)
+        seeing, g1, g2, a, b, c = self.coefficients @ _terms(u * inwards, v * inwards)
         reddening = 0.0 if color is None else np.asarray(color, dtype=np.float64) - _TYPICAL_COLOR
         width = self.fwhm * (1 + seeing) * np.exp(self.color_slope * reddening)
         xx, yy = (a + b) ** 2 + c**2 + self.spot**2, (a - b) ** 2 + c**2 + self.spot**2

@@ -123,7 +123,9 @@ class Scene(Part):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._unknown_bands(), *self._repeated_visits(), *self._objects(), *self._saturation()]
+        problems = [*self._unknown_bands(), *self._repeated_visits(), *self._objects()]
+        # The sky of a visit is known if its band is.
+        problems = problems or [*self._saturation()]
         if problems:
             raise ValueError(" ".join(problems))
         return self
@@ -187,20 +189,20 @@ def load_scene(scene: str | Path, *, settings: Mapping[str, Any] | None = None) 
         raise SceneError(f"{source}: {_problems(error)}") from error
 
 
-def _read(scene: str | Path) -> tuple[str, str]:
-    """Return what to call a scene's file, and its text."""
+def _read(scene: str | Path) -> tuple[str, bytes]:
+    """Return what to call a scene's file, and its content."""
     if str(scene).endswith((".yaml", ".yml")):
         path = Path(scene)
         if not path.is_file():
             raise SceneError(f"There is no scene file {path}.")
-        return path.name, path.read_text()
+        return path.name, path.read_bytes()
     folder = importlib.resources.files(SCENES)
     known = sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
     if str(scene) not in known:
         raise SceneError(
             f"There is no scene {str(scene)!r}; there are {', '.join(known)}, or a YAML file's path."
         )
-    return f"scene {scene}", folder.joinpath(f"{scene}.yaml").read_text()
+    return f"scene {scene}", folder.joinpath(f"{scene}.yaml").read_bytes()
 
 
 def _replace(described: dict[str, Any], name: str, value: Any) -> None:
@@ -216,7 +218,13 @@ def _replace(described: dict[str, Any], name: str, value: Any) -> None:
 def _problems(error: pydantic.ValidationError) -> str:
     """Return the problems that pydantic found in one line."""
     found = []
-    for problem in error.errors():
+    errors = error.errors()
+    places = {problem["loc"] for problem in errors}
+    inside = {place[:n] for place in places for n in range(1, len(place))}
+    for problem in errors:
+        if problem["loc"] in inside:
+            # A list is also said to be too short where its items are wrong.
+            continue
         where = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         given = f" (it is {problem['input']!r})" if where and not isinstance(problem["input"], dict) else ""

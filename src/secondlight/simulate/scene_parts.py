@@ -23,16 +23,17 @@ from typing import Annotated, Literal
 
 import pydantic
 
-type Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-type NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+type Positive = Annotated[float, pydantic.Field(gt=0)]
+type NotNegative = Annotated[float, pydantic.Field(ge=0)]
 type Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
+type Slope = Annotated[float, pydantic.Field(gt=0, le=1)]
 type Count = Annotated[int, pydantic.Field(ge=0)]
 
 
 class Part(pydantic.BaseModel):
     """A part of a scene: immutable, and every field is known."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SkyField(Part):
@@ -54,7 +55,7 @@ class SkyField(Part):
     dec: Annotated[float, pydantic.Field(ge=-90, le=90)]
     radius: Annotated[float, pydantic.Field(gt=0, le=5)]
     num_rings: Annotated[int, pydantic.Field(gt=0)] = 120
-    tracts: tuple[int, ...] | None = None
+    tracts: Annotated[tuple[int, ...], pydantic.Field(min_length=1)] | None = None
 
 
 class Camera(Part):
@@ -176,7 +177,7 @@ class Stars(Part):
     """
 
     density: NotNegative = 1.8
-    slope: Positive = 0.16
+    slope: Slope = 0.16
     bright: float = 14.0
     faint: float = 26.5
     proper_motion: NotNegative = 0.0
@@ -218,20 +219,20 @@ class Galaxies(Part):
     """
 
     density: NotNegative = 15.0
-    slope: Positive = 0.33
+    slope: Slope = 0.33
     bright: float = 16.0
     faint: float = 26.5
-    size: Positive = 0.5
+    size: Annotated[float, pydantic.Field(gt=0, le=10)] = 0.5
     size_slope: NotNegative = 0.08
-    size_scatter: NotNegative = 0.16
+    size_scatter: Annotated[float, pydantic.Field(ge=0, le=0.5)] = 0.16
     ellipticity: NotNegative = 0.25
     shear: tuple[float, float] = (0.02, -0.01)
     bulge_fraction: Fraction = 0.25
     bulge_index: Annotated[float, pydantic.Field(ge=0.5, le=5)] = 4.0
     truncation: Annotated[float, pydantic.Field(ge=2, le=100)] = 5.0
     clustered_fraction: Fraction = 0.35
-    cluster_members: Positive = 5.0
-    cluster_radius: Positive = 5.0
+    cluster_members: Annotated[float, pydantic.Field(ge=1)] = 5.0
+    cluster_radius: Annotated[float, pydantic.Field(gt=0, le=600)] = 5.0
 
 
 class PsfPattern(Part):
@@ -258,12 +259,12 @@ class PsfPattern(Part):
 
     profile: Literal["moffat", "kolmogorov"] = "moffat"
     beta: Annotated[float, pydantic.Field(ge=2, le=10)] = 3.2
-    seeing_variation: NotNegative = 0.02
-    atmosphere_shear: NotNegative = 0.01
+    seeing_variation: Annotated[float, pydantic.Field(ge=0, le=0.1)] = 0.02
+    atmosphere_shear: Annotated[float, pydantic.Field(ge=0, le=0.1)] = 0.01
     spot: NotNegative = 0.1
     defocus: NotNegative = 0.15
     astigmatism: NotNegative = 0.10
-    color_slope: float = 0.0
+    color_slope: Annotated[float, pydantic.Field(ge=-0.5, le=0.5)] = 0.0
 
 
 class SkyPattern(Part):

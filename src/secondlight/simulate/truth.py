@@ -40,11 +40,11 @@ def light_statistics(light: Light, total: np.ndarray, *, noise: float) -> tuple[
     Returns
     -------
     snr
-        Signal-to-noise ratio of the matched filter on the noise of the sky alone, ``sqrt(sum s^2) / noise`` with
-        ``s`` the object's own light; NaN below 2.
+        Signal-to-noise ratio of the matched filter on the noise of the sky alone, ``sqrt(sum s^2) / noise``
+        with ``s`` the object's own light; NaN below 2.
     contamination
-        ``sum s (total - s) / sum s^2``: the relative change of a matched-filter flux by the other objects; NaN
-        where ``snr`` is.
+        ``sum s (total - s) / sum s^2``: the relative change of a matched-filter flux by the other objects;
+        NaN where ``snr`` is.
     """
     size = _STAMP
     padded = np.pad(total, size)
@@ -126,7 +126,9 @@ def make_truth(
         _add(table, name, objects[name], None, f"reduced shear of the shape on the sky, component {name[-1]}")
     _add(table, "bulge_fraction", objects["bulge_fraction"], None, "share of the bulge in the light")
     _add(table, "snr", snr, None, "matched-filter signal-to-noise ratio on sky noise alone; NaN below 2")
-    _add(table, "contamination", contamination, None, "relative change of a matched-filter flux by neighbours")
+    _add(
+        table, "contamination", contamination, None, "relative change of a matched-filter flux by neighbours"
+    )
     _add(table, "peak", peak, u.electron, "brightest expected pixel of a snap at the centre, with the sky")
     _add(table, "saturated", peak >= full_well, None, "does the centre hold more than the full well?")
     return table

@@ -7,6 +7,7 @@ __all__ = ("DetectorGeometry",)
 import dataclasses
 import functools
 import math
+from typing import Self
 
 import numpy as np
 from astropy.io.fits import Header
@@ -61,6 +62,19 @@ class DetectorGeometry:
     def bbox(self) -> Box:
         """Pixels of the detector; the first is (0, 0)."""
         return Box.factory[0 : self.height, 0 : self.width]
+
+    def pointed_at(self, *, ra: float, dec: float) -> Self:
+        """Return the camera moved to another boresight (degrees) along the great circle, without a turn.
+
+        The rotation is that from north there: it changes with the convergence of the meridians, much so
+        near a pole.
+        """
+        moved = dataclasses.replace(self, ra=ra, dec=dec, rotation=0.0)
+        here, _, north = self._axes
+        there, *east_north = moved._axes
+        carried = north - (there @ north) / (1 + here @ there) * (here + there)
+        angle = math.degrees(math.atan2(*(axis @ carried for axis in east_north)))
+        return dataclasses.replace(moved, rotation=self.rotation + angle)
 
     def field(self, *, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return focal-plane positions (u, v): pixels from the boresight over the corner radius."""
