@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .numbers import Number
 from .populations import CROWDING
@@ -86,6 +87,8 @@ _FLUX_PANELS = (
     ("bias.galaxies.isolated", "size", "isolated galaxies: offset (mmag)", 0.0),
 )
 
+_COLORS = 32
+
 _PSF_BARS = (
     ("size.scatter", "size, scatter (%)"),
     ("size.bias", "size, median (%)"),
@@ -103,7 +106,14 @@ def draw_plots(folder: Path, systems: Mapping[str, SystemNumbers]) -> list[Path]
         if figure is not None:
             saved.append(folder / f"{name}.png")
             figure.savefig(saved[-1], dpi=90)
+            _shrink(saved[-1])
     return saved
+
+
+def _shrink(path: Path) -> None:
+    """Store a picture with few colours, which is all that lines need."""
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(_COLORS).save(path, optimize=True)
 
 
 def _flux_pictures(systems: Mapping[str, SystemNumbers]) -> dict[str, tuple[Panel, ...]]:
