@@ -19,10 +19,10 @@ from lsst.images import BackgroundMap, Box, Image, VisitImage
 from lsst.images.fields import Field, SplineField, SumField
 
 from .model import cell_edges
+from .rendering import add_field
 
 _ENTRY = "subtracted"
 _SKY_CELL = 128
-_STRIP = 512
 
 
 def make_background(field: Field, description: str = "") -> BackgroundMap:
@@ -61,12 +61,7 @@ def render_background(background: BackgroundMap, bbox: Box) -> np.ndarray:
     """
     total = np.zeros(bbox.shape, dtype=np.float32)
     for field in _operands(subtracted_field(background)):
-        # Strips of rows: whole images in double precision would need many times the memory.
-        for start in range(0, bbox.y.size, _STRIP):
-            rows = total[start : start + _STRIP]
-            first = bbox.y.start + start
-            strip = Box.factory[first : first + len(rows), bbox.x.start : bbox.x.stop]
-            rows += field.render(strip, dtype=np.float64).array.astype(np.float32)
+        add_field(total, field, bbox)
     return total
 
 
