@@ -105,12 +105,19 @@ def scan(
     """
     ys, xs = [0 for _ in range(0)], [0 for _ in range(0)]
     height, width = image.shape
+    stands_out = np.zeros(width, dtype=np.bool_)
     for y in range(MARGIN, height - MARGIN):
+        if not _mark_row(image, variance, blocked, y, background, min_sigma, stands_out):
+            continue
+        changed = False
         for x in range(MARGIN, width - MARGIN):
-            if blocked[y, x]:
+            # The row was looked at before the hits in it were replaced.
+            if not (stands_out[x] or (changed and not blocked[y, x])):
+                changed = False
                 continue
             above, _, estimate = _examine(image, variance, y, x, thresholds, background, min_sigma, cond3_fac)
-            if above == 0 or math.isnan(estimate):
+            changed = above > 0 and not math.isnan(estimate)
+            if not changed:
                 continue
             image[y, x] = estimate
             ys.append(y)
@@ -118,6 +125,39 @@ def scan(
             if len(ys) > limit:
                 return np.array(ys), np.array(xs)
     return np.array(ys), np.array(xs)
+
+
+@njit(cache=True, nogil=True)
+def _mark_row(
+    image: np.ndarray,
+    variance: np.ndarray,
+    blocked: np.ndarray,
+    y: int,
+    background: float,
+    min_sigma: float,
+    stands_out: np.ndarray,
+) -> bool:
+    """Mark the pixels of a row that stand out in some direction, bool (w); return whether there are any.
+
+    These are the conditions of `_examine` before the one on sharpness, without branches: nearly all pixels of
+    an image end here.
+    """
+    found = False
+    fixed = 0.0 if min_sigma >= 0.0 else -min_sigma
+    factor = max(min_sigma, 0.0)
+    for x in range(MARGIN, image.shape[1] - MARGIN):
+        lowest = np.float32(np.inf)
+        for k in range(4):
+            dy, dx = _STEP_Y[k], _STEP_X[k]
+            total = image[y - dy, x - dx] + image[y + dy, x + dx]
+            lowest = total if total < lowest else lowest
+        value, var = image[y, x], variance[y, x]
+        # Rounding keeps order, so the pair with the smallest mean passes if any does.
+        high = value >= 0.5 * lowest + (factor * np.sqrt(np.float64(var)) + fixed)
+        marked = high & (value >= background) & (var > 0.0) & (not blocked[y, x])
+        stands_out[x] = marked
+        found |= marked
+    return found
 
 
 @njit(cache=True, nogil=True)

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from lsst.pex.config import Config, ConfigField, Field
 from lsst.pipe.base import AlgorithmError
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ..background.task import SubtractBackgroundConfig
 from . import _cosmic_ray_kernels as kernels
 from .prediction import unit_sum_weights
 
 _MARGIN = kernels.MARGIN
-_EIGHT = np.ones((3, 3), dtype=bool)
 
 
 class FindCosmicRaysConfig(Config):
@@ -147,7 +147,7 @@ def find_cosmic_rays(
     unusable
         Pixels that can neither be cosmic rays nor serve to fill them, bool (h, w).
     interpolated
-        Interpolated pixels; these and their neighbours are not hits of the scan, bool (h, w).
+        Interpolated and saturated pixels; these and their neighbours are not hits of the scan, bool (h, w).
     kernel
         Centred PSF image.
     psf_sigma
@@ -165,53 +165,58 @@ def find_cosmic_rays(
         Raised if there are more than ``nCrPixelMax`` pixels.
     """
     thresholds = sharpness_thresholds(kernel, config.cond3_fac2)
-    blocked = unusable | _dilated(interpolated)
-    original, var = _pad(image, np.nan), _pad(variance, np.nan)
-    work = original.copy()
+    work, var = _pad(image, np.nan), _pad(variance, np.nan)
+    usable = _pad(~unusable, False)
+    blocked = _dilated(_pad(interpolated, False))
+    blocked |= ~usable
     ys, xs = kernels.scan(
-        work, var, _pad(blocked, True), thresholds, background, config.minSigma, config.cond3_fac,
-        config.nCrPixelMax,
-    )  # fmt: skip
+        work, var, blocked, thresholds, background, config.minSigma, config.cond3_fac, config.nCrPixelMax
+    )
     if len(ys) > config.nCrPixelMax:
         raise TooManyCosmicRays(config.nCrPixelMax, where)
+    work[ys, xs] = image[ys - _MARGIN, xs - _MARGIN]
     rays = np.zeros(work.shape, dtype=bool)
     rays[ys, xs] = True
-    work[ys, xs] = original[ys, xs]
-    _drop_faint(rays, original, background, config.min_DN)
+    _drop_faint(rays, work, background, config.min_DN)
     hits = _trim(rays).copy()
 
-    usable = ~_pad(unusable, True)
-    fill = _Filler(original, var, psf_sigma, background)
+    weights = _fill_weights(psf_sigma)
     # Faint light of a ray beside its bright pixels must not leak into what it is compared with.
-    fill(work, rays, usable & ~_dilated(rays))
+    _fill(work, var, rays, usable & ~_dilated(rays), weights, background)
     for _ in range(config.niteration):
         ys, xs = _neighbours(rays, usable)
         added = kernels.grow(work, var, ys, xs, thresholds, background, 0.5 * config.minSigma)
         rays[ys[added], xs[added]] = True
-        if rays.sum() > config.nCrPixelMax:
+        if np.count_nonzero(rays) > config.nCrPixelMax:
             raise TooManyCosmicRays(config.nCrPixelMax, where)
         if not added.any():
             break
-    fill(work, rays, usable & ~rays)
-    _, count = ndimage.label(rays, structure=_EIGHT)
-    return CosmicRays(hits, _trim(rays), work[rays], int(count))
+    _fill(work, var, rays, usable & ~rays, weights, background)
+    _, groups = _group(np.flatnonzero(rays), rays.shape[1])
+    return CosmicRays(hits, _trim(rays), work[rays], groups)
 
 
-class _Filler:
-    """Replaces cosmic-ray pixels by what the original pixels around them predict."""
+def _fill_weights(sigma: float) -> np.ndarray:
+    """Return the weights of pixels one and two steps away along rows and along diagonals, float64 (2, 2)."""
+    steps = np.array([-2.0, -1.0, 1.0, 2.0])
+    straight, diagonal = (unit_sum_weights(f * steps, 0.0, sigma) for f in (1.0, np.sqrt(2.0)))
+    return np.array([straight[2:], diagonal[2:]])
 
-    def __init__(self, original: np.ndarray, variance: np.ndarray, sigma: float, background: float) -> None:
-        self._original, self._variance, self._background = original, variance, background
-        steps = np.array([-2.0, -1.0, 1.0, 2.0])
-        straight, diagonal = (unit_sum_weights(f * steps, 0.0, sigma) for f in (1.0, np.sqrt(2.0)))
-        self._weights = np.array([straight[2:], diagonal[2:]])
 
-    def __call__(self, image: np.ndarray, rays: np.ndarray, usable: np.ndarray) -> None:
-        """Fill marked pixels of a padded image in place, from usable ones of the original."""
-        ys, xs = np.nonzero(rays)
-        image[ys, xs] = kernels.fill(
-            self._original, self._variance, usable, ys, xs, self._weights, self._background
-        )
+def _fill(
+    image: np.ndarray,
+    variance: np.ndarray,
+    rays: np.ndarray,
+    usable: np.ndarray,
+    weights: np.ndarray,
+    background: float,
+) -> None:
+    """Replace marked pixels of a padded image in place by what usable pixels around them predict.
+
+    Usable pixels are never marked, so all of them have their original values.
+    """
+    ys, xs = np.nonzero(rays)
+    image[ys, xs] = kernels.fill(image, variance, usable, ys, xs, weights, background)
 
 
 def _pad(array: np.ndarray, value: Any) -> np.ndarray:
@@ -235,9 +240,35 @@ def _dilated(mask: np.ndarray) -> np.ndarray:
 
 def _drop_faint(rays: np.ndarray, image: np.ndarray, background: float, min_sum: float) -> None:
     """Take groups of 8-connected pixels whose sum above the background is too small out of a mask."""
-    labels, n = ndimage.label(rays, structure=_EIGHT)
-    sums = np.bincount(labels[rays], weights=image[rays] - background, minlength=n + 1)
-    rays &= (sums >= min_sum)[labels]
+    pixels = np.flatnonzero(rays)
+    labels, n = _group(pixels, rays.shape[1])
+    sums = np.bincount(labels, weights=image.ravel()[pixels] - background, minlength=n)
+    rays.ravel()[pixels] = (sums >= min_sum)[labels]
+
+
+def _group(pixels: np.ndarray, width: int) -> tuple[np.ndarray, int]:
+    """Return the number of each pixel's group of 8-connected pixels, int (n), and how many groups there are.
+
+    Parameters
+    ----------
+    pixels
+        Sorted indices of pixels in an image with an empty margin, int64 (n).
+    width
+        Width of that image.
+    """
+    n = len(pixels)
+    if n == 0:
+        return np.empty(0, dtype=np.int64), 0
+    first, second = [], []
+    for step in (1, width - 1, width, width + 1):
+        where = np.minimum(np.searchsorted(pixels, pixels + step), n - 1)
+        linked = np.flatnonzero(pixels[where] == pixels + step)
+        first.append(linked)
+        second.append(where[linked])
+    rows, columns = np.concatenate(first), np.concatenate(second)
+    links = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n, n))
+    count, labels = connected_components(links, directed=False)
+    return labels, int(count)
 
 
 def _neighbours(rays: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,9 @@ from .interpolation import InterpImageTask
 
 _UNUSABLE = ("BAD", "SAT", "INTRP", "NO_DATA")
 
+_UNTOUCHABLE = ("INTRP", "SAT")
+"""Planes whose neighbours are no hits either: the ends of bleed trails are as sharp as cosmic rays."""
+
 
 class RepairConfig(Config):
     """What is repaired."""
@@ -131,7 +134,7 @@ class RepairTask(Task):
             pixels,
             exposure.variance.array,
             unusable=unusable,
-            interpolated=mask_of(exposure.mask, ["INTRP"], missing_ok=True),
+            interpolated=mask_of(exposure.mask, _UNTOUCHABLE, missing_ok=True),
             kernel=kernel,
             psf_sigma=sigma,
             background=median,
