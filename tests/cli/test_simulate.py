@@ -124,3 +124,9 @@ def test_demo_simulates_and_runs_the_chain(tmp_path, monkeypatch, started, illum
     assert chain["inputs"] == "SimCam/images,skymaps,refcats"
     assert "instrument='SimCam'" in str(chain["where"])
     assert ("reprocessVisitImage:do_apply_flat_background_ratio=True" in chain["extra"]) is (illumination > 0)
+
+
+def test_a_folder_that_only_looks_like_a_repository(tmp_path):
+    (tmp_path / "butler.yaml").write_text("datastore: {}\n")
+    message = error_of("simulate", tmp_path, "--scene", "tiny", *SMALL)
+    assert "database of the repository cannot be used: no such table" in message

@@ -20,6 +20,7 @@ def errors_for_people() -> Iterator[None]:
         Raised instead of them.
     """
     from lsst.daf.butler import ButlerUserError
+    from sqlalchemy.exc import DBAPIError
 
     from ..instruments.files import InputFileError
     from ..instruments.ingest import AlreadyIngestedError
@@ -28,3 +29,5 @@ def errors_for_people() -> Iterator[None]:
         yield
     except (InputFileError, AlreadyIngestedError, ButlerUserError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    except DBAPIError as error:
+        raise click.ClickException(f"The database of the repository cannot be used: {error.orig}.") from error
