@@ -132,6 +132,19 @@ def test_cut_to_nonzero(seed, height, width):
         assert x1 < x0
 
 
+@pytest.mark.parametrize(("sigma", "faintest"), [(10.0, 1.0), (1e4, 10.0), (np.nan, 10.0)])
+def test_point_template(sigma, faintest):
+    """The model inside the footprint and the image, where it exceeds 0.1 sigma or 1e-4 of its peak."""
+    psf = np.outer(*2 * [np.exp(-(np.arange(-9, 10) ** 2) / 8.0)])
+    owner = np.full((30, 30), ROW, dtype=np.int32)
+    owner[:, 8] = -1
+    template, x0, y0 = windows.point_template(owner, ROW, 1e5, psf, -4, 2, sigma)
+    assert (x0, y0, template.shape) == (-4, 2, psf.shape)
+    expected = np.where(1e5 * psf >= faintest, 1e5 * psf, kernels.OUTSIDE)
+    expected[:, :4] = expected[:, 12] = kernels.OUTSIDE
+    np.testing.assert_allclose(template, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("half", [10, 20, 40])
 def test_window_does_not_matter(half, monkeypatch):
     """A template made in a growing window equals one made in a window that holds everything."""
@@ -199,8 +212,7 @@ def test_point_source_fit(offset, n_neighbours):
     fwhm = 2.35 * 1.8
     status, *ours = fitting.fit_point_source(
         image, variance, owner, ROW, box, int(x[0]), int(y[0]), fwhm, 2,
-        stamps.images[0], stamps.x0[0], stamps.y0[0], np.arange(1, len(x)),
-        stamps.images, stamps.x0, stamps.y0,
+        0, np.arange(1, len(x)), stamps.images, stamps.x0, stamps.y0,
     )  # fmt: skip
     expected = twins.fit_point_source(
         image, variance, owner == ROW, x[0], y[0], fwhm, full(stamps, 0),
@@ -221,8 +233,7 @@ def test_fits_without_a_solution():
 
     def fit(box):
         return fitting.fit_point_source(
-            image, variance, owner, ROW, np.array(box), 15, 15, 4.0, 2, stamps[0], 11, 11, near, stamps,
-            zero, zero,
+            image, variance, owner, ROW, np.array(box), 15, 15, 4.0, 2, 0, near, stamps, zero, zero,
         )  # fmt: skip
 
     assert fit([14, 0, 15, 29])[0] == fitting.TINY

@@ -1,4 +1,4 @@
-"""Blends are marked for what they are; single sources keep their peak."""
+"""Blends that stay whole are marked for what they are; single sources keep their peak."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pytest
 
 from secondlight.catalog.footprints import Footprints, Peaks
 from secondlight.catalog.mask_planes import mask_of
-from secondlight.catalog.schema import Schema, minimal_source_schema
+from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.deblend.limits import axis_ratios
-from secondlight.deblend.task import SourceDeblendConfig, SourceDeblendTask
 from tests.scenes import make_visit_image
+
+from .scene import make_task
 
 COLUMNS = {
     "deblend_nChild": np.int32,
@@ -33,14 +34,6 @@ COLUMNS = {
     "deblend_nPeaks": np.int32,
     "deblend_parentNPeaks": np.int32,
 }
-
-
-def make_task(**fields: object) -> tuple[SourceDeblendTask, Schema]:
-    config = SourceDeblendConfig()
-    for name, value in fields.items():
-        setattr(config, name, value)
-    schema = minimal_source_schema()
-    return SourceDeblendTask(schema=schema, config=config), schema
 
 
 def make_sources(schema: Schema, n_peaks: list[int]) -> SourceCatalog:
@@ -83,15 +76,15 @@ def test_singles_keep_their_peak(exposure):
     assert exposure.mask == before
 
 
-def test_blends_are_marked(exposure):
-    task, schema = make_task()
+def test_blends_left_whole_are_marked(exposure):
+    task, schema = make_task(maxFootprintArea=54)
     sources = task.run(exposure, make_sources(schema, [1, 3, 1]))
     assert len(sources) == 3
     assert sources["deblend_skipped"].tolist() == [False, True, False]
     assert sources["deblend_nPeaks"].tolist() == [1, 3, 1]
     assert sources["deblend_nChild"].tolist() == [0, 0, 0]
     assert not sources["deblend_tooManyPeaks"].any()
-    assert not sources["deblend_parentTooBig"].any()
+    assert sources["deblend_parentTooBig"].tolist() == [False, True, False]
     # Middle of the box [110, 120] x [70, 74].
     assert (sources["deblend_peak_center_x"][1], sources["deblend_peak_center_y"][1]) == (115, 72)
     expected = np.zeros(exposure.bbox.shape, dtype=bool)
@@ -112,7 +105,7 @@ def test_limits(exposure, fields, flag):
     task, schema = make_task(**fields)
     sources = task.run(exposure, make_sources(schema, [1, 3, 1]))
     flags = ("deblend_parentTooBig", "deblend_tooManyPeaks", "deblend_masked")
-    assert {name: sources[name].tolist() for name in flags} == {
+    assert {name: sources[name][:3].tolist() for name in flags} == {
         name: [False, name == flag, False] for name in flags
     }
 
@@ -148,19 +141,21 @@ def test_masked_fraction(exposure):
     masked[20:25, 10:13] = True  # 15 of 55 pixels of row 1
     exposure.mask.set("NO_DATA", masked)
     sources = task.run(exposure, make_sources(schema, [2, 2, 2]))
-    assert sources["deblend_masked"].tolist() == [False, True, False]
+    assert sources["deblend_masked"][:3].tolist() == [False, True, False]
+    assert sources["deblend_skipped"][1]
+    assert not (sources["parent"] == sources["id"][1]).any()
 
 
 def test_ci_limits(exposure):
     task, schema = make_task(useCiLimits=True, ciDeblendChildRange=[2, 3], ciNumParentsToDeblend=1)
     sources = task.run(exposure, make_sources(schema, [4, 1, 2, 3]))
-    assert sources["id"].tolist() == [2, 3]
+    assert sources["id"][sources["parent"] == 0].tolist() == [2, 3]
     with pytest.raises(ValueError, match="none of 2 sources has 2 to 3 peaks"):
         task.run(exposure, make_sources(schema, [1, 4]))
 
 
 def test_own_mask_plane(exposure):
-    task, schema = make_task(notDeblendedMask="WHOLE")
+    task, schema = make_task(notDeblendedMask="WHOLE", maxFootprintArea=54)
     task.run(exposure, make_sources(schema, [2]))
     assert mask_of(exposure.mask, ["WHOLE"]).sum() == 55
     assert not mask_of(exposure.mask, ["NOT_DEBLENDED"]).any()

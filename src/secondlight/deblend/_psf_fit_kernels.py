@@ -167,9 +167,7 @@ def fit_point_source(
     cy: int,
     fwhm: float,
     smallest: int,
-    own: np.ndarray,
-    own_x: int,
-    own_y: int,
+    peak: int,
     neighbours: np.ndarray,
     stamps: np.ndarray,
     sx: np.ndarray,
@@ -193,12 +191,10 @@ def fit_point_source(
         Full width at half maximum of the PSF, pixels.
     smallest
         A stamp with a side of this many pixels or fewer is not fitted.
-    own, own_x, own_y
-        PSF image of the source to be fitted, and its first pixel.
-    neighbours
-        Indices of the other peaks that may shine on this one.
+    peak, neighbours
+        Index of the source to be fitted, and of those that may shine on it.
     stamps, sx, sy
-        PSF images of all peaks.
+        PSF images of all sources, and their first pixels.
 
     Returns
     -------
@@ -207,6 +203,7 @@ def fit_point_source(
         (pixels) with the derivatives of the PSF as two more terms.
     """
     r0, r1 = math.ceil(fwhm), math.ceil(1.5 * fwhm)
+    own, own_x, own_y = stamps[peak], sx[peak], sy[peak]
     x0, x1 = max(cx - r1, box[0]), min(cx + r1, box[2])
     y0, y1 = max(cy - r1, box[1]), min(cy + r1, box[3])
     failed = (UNSOLVED, 0.0, UNSOLVED, 0.0, 0.0)
@@ -244,67 +241,58 @@ def fit_point_source(
 
 @njit(cache=True, nogil=True)
 def fit_point_sources(
-    which: np.ndarray,
     image: np.ndarray,
     variance: np.ndarray,
     owner: np.ndarray,
     rows: np.ndarray,
     boxes: np.ndarray,
     offsets: np.ndarray,
-    blend: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     fwhm: np.ndarray,
     smallest: int,
-    own: np.ndarray,
-    own_x: np.ndarray,
-    own_y: np.ndarray,
     stamps: np.ndarray,
     sx: np.ndarray,
     sy: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit point sources to peaks.
+    """Fit point sources to all peaks.
 
     Parameters
     ----------
-    which
-        Peaks to fit (n).
     image, variance, owner
         Pixels and the footprint row each belongs to (h, w).
     rows, boxes, offsets, fwhm
         Footprint row, box, first peak and PSF width of each blend.
-    blend, x, y
-        Blend and pixel of each peak.
+    x, y
+        Pixel of each peak (p).
     smallest
         A stamp with a side of this many pixels or fewer is not fitted.
-    own, own_x, own_y
-        PSF images of the peaks to fit (n, size, size) and their first pixels.
     stamps, sx, sy
-        PSF images of all peaks, and their first pixels.
+        PSF images of the sources at the peaks (p, size, size), wherever they are thought to be, and their
+        first pixels.
 
     Returns
     -------
     status
-        What became of each fit, int64 (n).
+        What became of each fit, int64 (p).
     results
-        chi2, flux, chi2_free, dx, dy of each fit as `fit_point_source` returns them, float64 (n, 5).
+        chi2, flux, chi2_free, dx, dy of each fit as `fit_point_source` returns them, float64 (p, 5).
     """
-    status = np.empty(len(which), np.int64)
-    results = np.empty((len(which), 5))
+    status = np.empty(len(x), np.int64)
+    results = np.empty((len(x), 5))
     reach = 0.5 * min(stamps.shape[1], stamps.shape[2])
-    for i in range(len(which)):
-        peak = which[i]
-        b = blend[peak]
+    for b in range(len(rows)):
         r2 = math.ceil(1.5 * fwhm[b]) + reach
         near = np.empty(offsets[b + 1] - offsets[b], np.int64)
-        n = 0
-        for k in range(offsets[b], offsets[b + 1]):
-            if k != peak and (x[k] - x[peak]) ** 2 + (y[k] - y[peak]) ** 2 <= r2 * r2:
-                near[n] = k
-                n += 1
-        status[i], chi2, flux, chi2_free, dx, dy = fit_point_source(
-            image, variance, owner, rows[b], boxes[b], x[peak], y[peak], fwhm[b], smallest,
-            own[i], own_x[i], own_y[i], near[:n], stamps, sx, sy,
-        )  # fmt: skip
-        results[i] = (chi2, flux, chi2_free, dx, dy)
+        for peak in range(offsets[b], offsets[b + 1]):
+            n = 0
+            for k in range(offsets[b], offsets[b + 1]):
+                if k != peak and (x[k] - x[peak]) ** 2 + (y[k] - y[peak]) ** 2 <= r2 * r2:
+                    near[n] = k
+                    n += 1
+            status[peak], chi2, flux, chi2_free, dx, dy = fit_point_source(
+                image, variance, owner, rows[b], boxes[b], x[peak], y[peak], fwhm[b], smallest,
+                peak, near[:n], stamps, sx, sy,
+            )  # fmt: skip
+            results[peak] = (chi2, flux, chi2_free, dx, dy)
     return status, results

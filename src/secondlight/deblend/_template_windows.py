@@ -28,21 +28,31 @@ _FIRST_HALF = 20
 _SMALLEST_LIMIT = 40
 """Half-side that every template may have, however many there are."""
 
+_FAINTEST_OF_PEAK = 1e-4
+_FAINTEST_OF_NOISE = 0.1
+"""A point source claims pixels where its model exceeds one of these fractions."""
+
 _BLEND_PIXELS = 8_000_000
 """Pixels that the windows of one blend may have together, beyond the smallest limit of each."""
 
 
 @njit(cache=True, nogil=True)
 def point_template(
-    owner: np.ndarray, row: int, flux: float, psf: np.ndarray, x0: int, y0: int
+    owner: np.ndarray, row: int, flux: float, psf: np.ndarray, x0: int, y0: int, sigma: float
 ) -> tuple[np.ndarray, int, int]:
-    """Return a point source inside its footprint, and the array index of the first pixel of the window."""
+    """Return a point source inside its footprint, and the array index of the first pixel of the window.
+
+    Pixels that are faint both against its peak and against the noise ``sigma`` are left to others.
+    """
+    faintest = _FAINTEST_OF_PEAK * flux * psf.max()
+    if math.isfinite(sigma):
+        faintest = min(faintest, _FAINTEST_OF_NOISE * sigma)
     height, width = owner.shape
     template = np.full(psf.shape, OUTSIDE, np.float32)
     for j in range(max(0, -y0), min(psf.shape[0], height - y0)):
         for i in range(max(0, -x0), min(psf.shape[1], width - x0)):
-            if owner[y0 + j, x0 + i] == row:
-                template[j, i] = max(np.float32(0.0), np.float32(flux * psf[j, i]))
+            if owner[y0 + j, x0 + i] == row and flux * psf[j, i] >= faintest:
+                template[j, i] = np.float32(flux * psf[j, i])
     return template, x0, y0
 
 
@@ -213,7 +223,7 @@ def make_all(
                 template, x0, y0 = np.full((1, 1), OUTSIDE, np.float32), 0, 0
             elif is_point[k]:
                 template, x0, y0 = point_template(
-                    owner, rows[b], flux[k], point_psf[k], point_x[k], point_y[k]
+                    owner, rows[b], flux[k], point_psf[k], point_x[k], point_y[k], sigma
                 )
             else:
                 largest = max(_SMALLEST_LIMIT, int(math.sqrt(budget / 8)))

@@ -9,11 +9,11 @@ import numpy as np
 from ..catalog.schema import Schema
 
 _FLAGS = {
-    "deblend_tooManyPeaks": "the blend has more peaks than the limit",
-    "deblend_parentTooBig": "the blend is larger, or more elongated, than the limits",
+    "deblend_tooManyPeaks": "the blend has more peaks than the limit; the brightest became children",
+    "deblend_parentTooBig": "the blend exceeds the limits of size, or is so large that templates were cut",
     "deblend_masked": "too large a part of the blend is masked",
-    "deblend_failed": "the deblender failed on this blend",
-    "deblend_skipped": "the blend, or one of its peaks, was not deblended",
+    "deblend_failed": "the deblender failed on this blend: no usable PSF",
+    "deblend_skipped": "the blend was not split, or one of its peaks has no child",
     "deblend_rampedTemplate": "the template was extended beyond the edge of the footprint with the PSF",
     "deblend_patchedTemplate": "pixels of the template without a mirror inside the image were copied",
     "deblend_hasStrayFlux": "flux that no template claims was given to this source",
@@ -35,9 +35,12 @@ def declare_columns(schema: Schema) -> None:
         schema.add(
             f"deblend_peak_center_{axis}",
             np.int32,
-            f"{axis} of the peak this source was made from (of a skipped blend: of the middle of its box)",
+            f"{axis} of the peak this source was made from: its brightest if split; "
+            "of a blend left whole: of the middle of its box",
             unit="pix",
         )
-    schema.add("deblend_peakId", np.int32, "id of that peak in its parent's footprint; 0 for a skipped blend")
+    schema.add(
+        "deblend_peakId", np.int32, "id of that peak in its parent's footprint; 0 for a blend left whole"
+    )
     schema.add("deblend_nPeaks", np.int32, "number of peaks in the footprint of this source")
     schema.add("deblend_parentNPeaks", np.int32, "number of peaks of the parent; 0 if there is no parent")

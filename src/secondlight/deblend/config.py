@@ -52,7 +52,7 @@ class SourceDeblendConfig(Config):
         doc="Largest chi^2 per degree of freedom of a point source at its shifted position.", default=1.5
     )
     maxNumberOfPeaks = Field[int](
-        doc="Blends of more peaks set deblend_tooManyPeaks (0: no limit).",
+        doc="Largest number of children of a blend: its brightest peaks (0: no limit).",
         default=0,
         check=lambda value: value >= 0,
     )

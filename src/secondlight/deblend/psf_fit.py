@@ -17,6 +17,9 @@ from .config import SourceDeblendConfig
 _FWHM_OF_SIGMA = 2.35
 _MAX_SHIFT = 1.0
 
+_N_MOVES = 2
+"""How often sources are moved to where the last fit says they are."""
+
 
 class PeakPsfs(NamedTuple):
     """PSF of the peaks of blends.
@@ -93,46 +96,64 @@ def find_point_sources(
     psf: PointSpreadFunction,
     config: SourceDeblendConfig,
 ) -> PointSources:
-    """Fit a point source to every peak, at the peak and at the position that the fit asks for.
+    """Fit a point source to every peak, at the peak and at the position that the fits ask for.
+
+    The fits at the peaks also tell how far the sources are from the middle of their pixels.  All sources are
+    moved there, so that each is fitted with its neighbours in their places, and once more by what is left.
 
     Parameters
     ----------
     pixels, blends, psfs
         Image, blends, and the PSF at their peaks.
     psf
-        Where shifted images come from; one that cannot be evaluated leaves the source at its peak.
+        Where shifted images come from; a source at which it cannot be evaluated stays at its peak.
     config
         Limits of chi^2 and of the size of stamps.
     """
     smallest = max(config.tinyFootprintSize, 2)
 
-    def fit(which: np.ndarray, images: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> tuple[np.ndarray, ...]:
+    def fit(images: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> tuple[np.ndarray, ...]:
         status, results = fit_point_sources(
-            which, pixels.image, pixels.variance, pixels.owner, blends.rows, blends.boxes, blends.offsets,
-            blends.blend, blends.x, blends.y, psfs.fwhm, smallest, images, x0, y0,
-            psfs.images, psfs.x0, psfs.y0,
+            pixels.image, pixels.variance, pixels.owner, blends.rows, blends.boxes, blends.offsets,
+            blends.x, blends.y, psfs.fwhm, smallest, images, x0, y0,
         )  # fmt: skip
         return status == FITTED, *results.T
 
-    every = np.arange(len(blends.x))
-    fitted, chi2, flux, chi2_free, dx, dy = fit(every, psfs.images, psfs.x0, psfs.y0)
-    unshifted = fitted & (chi2 < config.psfChisq1)
-    near = (np.abs(dx) < _MAX_SHIFT) & (np.abs(dy) < _MAX_SHIFT)
-    candidates = np.flatnonzero(fitted & (chi2_free < config.psfChisq2) & near)
     x, y = blends.x.astype(np.float64), blends.y.astype(np.float64)
-    images, x0, y0 = psfs.images.copy(), psfs.x0.copy(), psfs.y0.copy()
-    is_point = unshifted.copy()
-    if len(candidates):
-        new_x, new_y = x[candidates] + dx[candidates], y[candidates] + dy[candidates]
-        moved = stellar_stamps(psf, x=new_x + pixels.x0, y=new_y + pixels.y0)
-        known = ~np.isnan(moved.images[:, 0, 0])
-        candidates, new_x, new_y = candidates[known], new_x[known], new_y[known]
-        moved_x0, moved_y0 = moved.x0[known] - pixels.x0, moved.y0[known] - pixels.y0
-        refitted, new_chi2, new_flux, *_ = fit(candidates, moved.images[known], moved_x0, moved_y0)
-        better = ~unshifted[candidates] | (new_chi2 < chi2[candidates])
-        keep = refitted & (new_chi2 < config.psfChisq2b) & better
-        rows = candidates[keep]
-        is_point[rows] = True
-        x[rows], y[rows], flux[rows] = new_x[keep], new_y[keep], new_flux[keep]
-        images[rows], x0[rows], y0[rows] = moved.images[known][keep], moved_x0[keep], moved_y0[keep]
-    return PointSources(is_point & (flux > 0), flux, x, y, images, x0, y0)
+    fitted, chi2, flux, chi2_free, dx, dy = fit(psfs.images, psfs.x0, psfs.y0)
+    images, x0, y0 = psfs.images, psfs.x0, psfs.y0
+    new_chi2, new_flux = chi2, flux
+    for _ in range(_N_MOVES):
+        near = (np.abs(x + dx - blends.x) < _MAX_SHIFT) & (np.abs(y + dy - blends.y) < _MAX_SHIFT)
+        moves = fitted & near & (new_flux > 0)
+        x, y = np.where(moves, x + dx, x), np.where(moves, y + dy, y)
+        images, x0, y0 = _moved(psf, psfs, x, y, pixels)
+        _, new_chi2, new_flux, chi2_free, dx, dy = fit(images, x0, y0)
+    off_peak = (x != blends.x) | (y != blends.y)
+    unshifted = fitted & (chi2 < config.psfChisq1)
+    shifted = fitted & off_peak & (chi2_free < config.psfChisq2) & (new_chi2 < config.psfChisq2b)
+    shifted &= ~unshifted | (new_chi2 < chi2)
+    flux = np.where(shifted, new_flux, flux)
+    return PointSources(
+        is_point=(unshifted | shifted) & (flux > 0),
+        flux=flux,
+        x=np.where(shifted, x, blends.x),
+        y=np.where(shifted, y, blends.y),
+        images=np.where(shifted[:, None, None], images, psfs.images),
+        x0=np.where(shifted, x0, psfs.x0),
+        y0=np.where(shifted, y0, psfs.y0),
+    )
+
+
+def _moved(
+    psf: PointSpreadFunction, psfs: PeakPsfs, x: np.ndarray, y: np.ndarray, pixels: Pixels
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return PSF images at new positions and their first pixels; the old ones where there are none."""
+    stamps = stellar_stamps(psf, x=x + pixels.x0, y=y + pixels.y0)
+    unknown = np.isnan(stamps.images[:, 0, 0])
+    stamps.images[unknown] = psfs.images[unknown]
+    return (
+        stamps.images,
+        np.where(unknown, psfs.x0, stamps.x0 - pixels.x0),
+        np.where(unknown, psfs.y0, stamps.y0 - pixels.y0),
+    )
