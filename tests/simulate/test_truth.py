@@ -160,3 +160,19 @@ def test_illumination_changes_the_stars_not_the_sky() -> None:
     star = flat.images[0].image.array > sky + 3000
     gain = (lit.images[0].image.array[star] - sky) / (flat.images[0].image.array[star] - sky)
     assert np.corrcoef(gain, lit.ratio.array[star])[0, 1] > 0.5
+
+
+def test_nothing_shines_where_no_light_gets(objects: Table) -> None:
+    scene = load_scene("tiny", settings={"camera.vignetting_radius": 0.6})
+    simulated = simulate_detector(scene, objects, visit=scene.visits[0].id, detector=0)
+    dark = simulated.artifacts[0].get("NO_DATA")
+    height, width = dark.shape
+    i, j = (np.floor(np.asarray(simulated.truth[name]) + 0.5).astype(int) for name in ("x", "y"))
+    # Away from the border of the light, whose brightest pixel may be a neighbour.
+    inside = (i >= 1) & (i < width - 1) & (j >= 1) & (j < height - 1)
+    lost = np.array(
+        [bool(ok) and dark[b - 1 : b + 2, a - 1 : a + 2].all() for ok, a, b in zip(inside, i, j, strict=True)]
+    )
+    assert lost.sum() > 20
+    assert np.all(simulated.truth["peak"][lost] == 0)
+    assert np.all(simulated.truth["peak"][inside & ~lost] > 0)

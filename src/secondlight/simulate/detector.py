@@ -105,6 +105,7 @@ def simulate_detector(scene: Scene, objects: Table, *, visit: int, detector: int
         read_out(scene, pointing, detector, snap, electrons=expected, vignetted=dark)
         for snap in range(scene.snaps)
     ]
+    expected[dark] = 0.0
     truth = make_truth(
         objects[rows],
         observed_at(objects[rows], scene, pointing),
