@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from lsst.images import BackgroundMap, Image, VisitImage
+from lsst.images import BackgroundMap, Image, Mask, VisitImage
 from lsst.images.fields import ChebyshevField, Field, SumField
 from lsst.images.psfs import PointSpreadFunction
 from lsst.pipe.base import AlgorithmError, Struct, Task
@@ -159,7 +159,8 @@ class SourceDetectionTask(Task):
         """Return the smoothed image; pixels that are not finite count as sky and stay NaN themselves."""
         image, variance = exposure.image.array, exposure.variance.array
         bad = ~(np.isfinite(image) & np.isfinite(variance))
-        if n_bad := int(bad.sum()):
+        n_bad = int(np.count_nonzero(bad))
+        if n_bad:
             self.log.warning("%d pixels of %s are not finite and left out.", n_bad, _label(exposure))
             typical = np.median(variance[~bad]) if n_bad < bad.size else 1.0
             image, variance = np.where(bad, np.float32(0), image), np.where(bad, typical, variance)
@@ -168,7 +169,8 @@ class SourceDetectionTask(Task):
             smoothed = smooth(image, variance, kernel)
         except ValueError as error:
             raise ValueError(f"Nothing can be detected on {_label(exposure)}: {error}") from error
-        smoothed.image[bad[smoothed.inner(bad.shape)]] = np.nan
+        if n_bad:
+            smoothed.image[bad[smoothed.inner(bad.shape)]] = np.nan
         return smoothed
 
     @contextlib.contextmanager
@@ -216,11 +218,10 @@ class SourceDetectionTask(Task):
         """Smooth the image, mark its frame as EDGE and work out the threshold."""
         smoothed = self._smooth(exposure, sigma)
         inner = smoothed.inner(exposure.bbox.shape)
-        frame = np.ones(exposure.bbox.shape, dtype=bool)
-        frame[inner] = False
-        exposure.mask.set(plane_name("EDGE"), exposure.mask.get(plane_name("EDGE")) | frame)
-        excluded = mask_of(exposure.mask, self.config.excludeMaskPlanes, missing_ok=True)
-        smoothed.image[excluded[inner]] = 0.0
+        _set_frame(exposure.mask, plane_name("EDGE"), smoothed.margin)
+        if self.config.excludeMaskPlanes:
+            excluded = mask_of(exposure.mask, self.config.excludeMaskPlanes, missing_ok=True)
+            smoothed.image[excluded[inner]] = 0.0
         level, noise = factor * self.config.thresholdValue, 0.0
         if self.config.thresholdType in ("stdev", "variance"):
             good = ~mask_of(exposure.mask, self.config.statsMask, missing_ok=True)[inner]
@@ -270,7 +271,6 @@ class SourceDetectionTask(Task):
                 sign=sign,
             )
         shown = grown.to_mask(exposure.bbox.shape, x0=exposure.bbox.x.min, y0=exposure.bbox.y.min)
-        exposure.mask.clear(plane_name(_PLANES[sign]))
         exposure.mask.set(plane_name(_PLANES[sign]), shown)
         return search.with_significance(footprints if self.config.returnOriginalFootprints else grown)
 
@@ -329,6 +329,15 @@ class SourceDetectionTask(Task):
 
 def _label(exposure: VisitImage) -> str:
     return f"visit {exposure.obs_info.visit_id} detector {exposure.obs_info.detector_num}"
+
+
+def _set_frame(mask: Mask, plane: str, width: int) -> None:
+    """Set a mask plane in the outermost pixels of an image."""
+    bit = mask.schema.bit(plane)
+    pixels = mask.array[..., bit.index]
+    height, length = pixels.shape
+    for side in (np.s_[:width], np.s_[height - width :], np.s_[:, :width], np.s_[:, length - width :]):
+        pixels[side] |= bit.mask
 
 
 def _checked_sigma(sigma: float, exposure: VisitImage) -> float:
