@@ -21,6 +21,9 @@ from .numbers import Number, Sense
 _SAME = 1e-5
 """Relative differences that rounding makes."""
 
+_NEGLIGIBLE = 0.02
+"""Relative differences that do not count where no standard error is known."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:
@@ -42,11 +45,11 @@ class Change:
 
     @property
     def significance(self) -> float:
-        """The difference over its standard error; infinite if no error is known and it is not the same."""
+        """The difference over its standard error; infinite if no error is known and it is not nearly the same."""
         scale = max(abs(self.old.value), abs(self.new.value))
-        if abs(self.difference) <= _SAME * scale:
-            return 0.0
         error = math.hypot(self.old.error or 0.0, self.new.error or 0.0)
+        if abs(self.difference) <= (_SAME if error > 0 else _NEGLIGIBLE) * scale:
+            return 0.0
         return self.difference / error if error > 0 else math.copysign(math.inf, self.difference)
 
 
