@@ -45,7 +45,7 @@ class Change:
 
     @property
     def significance(self) -> float:
-        """The difference over its standard error; infinite if no error is known and it is not nearly the same."""
+        """The difference over its standard error; infinite if no error is known, but nearly the same is 0."""
         scale = max(abs(self.old.value), abs(self.new.value))
         error = math.hypot(self.old.error or 0.0, self.new.error or 0.0)
         if abs(self.difference) <= (_SAME if error > 0 else _NEGLIGIBLE) * scale:
