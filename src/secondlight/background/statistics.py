@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-STATISTICS = ("MEANCLIP", "MEAN", "MEDIAN")
+STATISTICS = ("MEANCLIP", "MEAN", "MEDIAN", "STDEVCLIP")
 """Statistics of a cell, by the name configurations use; the position is the code `cell_statistics` takes."""
 
 IQR_TO_SIGMA = 0.741301109252802
@@ -148,7 +148,9 @@ def cell_statistics(
     statistic: int,
     nan_safe: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a statistic of the good pixels of each cell and its squared error, float64 (ny, nx).
+    """Return a statistic of the good pixels of each cell, and the squared error of the mean or median there.
+
+    Both are float64 (ny, nx).
 
     Parameters
     ----------
@@ -182,9 +184,9 @@ def cell_statistics(
             if n == 0 or (n < n_good and not nan_safe):
                 continue
             pixels = pixels[:n]
-            if statistic == 0:
+            if statistic == 0 or statistic == 3:
                 mean, variance, kept = _clip(pixels, 3.0, 3)
-                values[cy, cx] = mean
+                values[cy, cx] = mean if statistic == 0 else np.sqrt(variance)
                 errors[cy, cx] = variance / kept if kept else np.nan
             else:
                 centre = _quantile(*_bucketed(pixels), 0.5)

@@ -10,7 +10,7 @@ from lsst.pex.config import ConfigField, ConfigurableField, Field
 from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections
 from lsst.pipe.base import connectionTypes as cT
 
-from ..background.task import SubtractBackgroundTask
+from ..background.object_masked import ObjectMaskedBackgroundTask
 from ..catalog.ids import DetectorVisitIdGeneratorConfig
 from ..deblend.task import SourceDeblendTask
 from ..detection.task import SourceDetectionTask
@@ -101,7 +101,7 @@ class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImag
     use_survey_psf = Field[bool](doc="Start from the PSF that came with the image, if any?", default=True)
     snap_combine: ConfigurableField[Any] = ConfigurableField(target=SnapCombineTask, doc="Combines snaps.")
     psf_subtract_background: ConfigurableField[Any] = ConfigurableField(
-        target=SubtractBackgroundTask, doc="First background."
+        target=ObjectMaskedBackgroundTask, doc="First background."
     )
     psf_repair: ConfigurableField[Any] = ConfigurableField(
         target=RepairTask, doc="Finds cosmic rays before the PSF fit."
@@ -122,7 +122,7 @@ class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImag
         target=RepairTask, doc="Finds and removes cosmic rays with the PSF."
     )
     star_background: ConfigurableField[Any] = ConfigurableField(
-        target=SubtractBackgroundTask, doc="Background again, with detected sources left out."
+        target=ObjectMaskedBackgroundTask, doc="Background again, without cosmic rays; replaces the first."
     )
     star_detection: ConfigurableField[Any] = ConfigurableField(
         target=SourceDetectionTask, doc="Detects sources."
