@@ -19,6 +19,9 @@ MARGIN = 2
 _REACH = 64
 """How far the fill looks for a good pixel when no immediate neighbours are good, pixels."""
 
+_TOLERANCE = 0.2
+"""Share of a pixel's height by which the prediction from its neighbours may miss the peak of a star."""
+
 # Directions in the order in which they are tried: N-S, W-E, SW-NE, NW-SE, each as one of its two steps.
 _STEP_Y = np.array([1, 0, 1, 1])
 _STEP_X = np.array([0, 1, 1, -1])
@@ -153,11 +156,53 @@ def _mark_row(
             lowest = total if total < lowest else lowest
         value, var = image[y, x], variance[y, x]
         # Rounding keeps order, so the pair with the smallest mean passes if any does.
-        high = value >= 0.5 * lowest + (factor * np.sqrt(np.float64(var)) + fixed)
+        high = value >= 0.5 * lowest + (factor * np.sqrt(var) + fixed)
         marked = high & (value >= background) & (var > 0.0) & (not blocked[y, x])
         stands_out[x] = marked
         found |= marked
     return found
+
+
+@njit(cache=True, nogil=True)
+def _predict(
+    image: np.ndarray, variance: np.ndarray, y: int, x: int, k: int, weights: np.ndarray
+) -> tuple[float, float]:
+    """Return what two pixels on either side of a pixel in direction k predict for it, and the variance."""
+    near, far = weights[0 if k < 2 else 1]
+    total, var = 0.0, 0.0
+    for step, weight in ((1, near), (2, far), (-1, near), (-2, far)):
+        v, u = y + step * _STEP_Y[k], x + step * _STEP_X[k]
+        total += weight * image[v, u]
+        var += weight * weight * variance[v, u]
+    return total, var
+
+
+@njit(cache=True, nogil=True)
+def _exceeds_predictions(
+    image: np.ndarray,
+    variance: np.ndarray,
+    y: int,
+    x: int,
+    background: float,
+    min_sigma: float,
+    weights: np.ndarray,
+) -> float:
+    """Return the lowest prediction of a pixel that is above them in all directions but one, else NaN.
+
+    The predictions follow the light of a star, so a ray shows although it is no sharper than the star.
+    """
+    value, var = np.float64(image[y, x]), np.float64(variance[y, x])
+    above, below, lowest = 0, 0, np.inf
+    for k in range(4):
+        total, noise = _predict(image, variance, y, x, k, weights)
+        margin = min_sigma * math.sqrt(var + noise) if min_sigma >= 0.0 else -min_sigma
+        margin += _TOLERANCE * (value - background)
+        if value - total >= margin:
+            above += 1
+            lowest = min(lowest, total)
+        elif value - total < margin:
+            below += 1
+    return lowest if above >= 2 and below <= 1 else np.nan
 
 
 @njit(cache=True, nogil=True)
@@ -169,19 +214,24 @@ def grow(
     thresholds: np.ndarray,
     background: float,
     min_sigma: float,
+    weights: np.ndarray,
 ) -> np.ndarray:
     """Return which neighbours (y, x) of cosmic rays belong to them, bool (n); estimates replace them.
 
-    A neighbour is added if it is too sharp (without benefit of the doubt) and stands out in all directions
-    but at most one, namely the one in which it has other pixels of the same ray for neighbours.
+    A neighbour is added if it stands out in all directions but at most one, namely the one in which it has
+    other pixels of the same ray for neighbours, and is either too sharp (without benefit of the doubt) or
+    higher than the light around it predicts.  ``weights`` are those of `fill`.
     """
     added = np.zeros(len(ys), dtype=np.bool_)
     for i in range(len(ys)):
-        above, below, estimate = _examine(
-            image, variance, ys[i], xs[i], thresholds, background, min_sigma, 0.0
-        )
-        if above > 0 and below <= 1 and not math.isnan(estimate):
-            image[ys[i], xs[i]] = estimate
+        y, x = ys[i], xs[i]
+        above, below, estimate = _examine(image, variance, y, x, thresholds, background, min_sigma, 0.0)
+        if above == 0 or below > 1:
+            continue
+        if math.isnan(estimate):
+            estimate = _exceeds_predictions(image, variance, y, x, background, min_sigma, weights)
+        if not math.isnan(estimate):
+            image[y, x] = estimate
             added[i] = True
     return added
 
@@ -222,15 +272,11 @@ def fill(
         y, x = ys[i], xs[i]
         n, lowest, noise = 0, np.inf, 0.0
         for k in range(4):
-            near, far = weights[0 if k < 2 else 1]
+            total, var = _predict(image, variance, y, x, k, weights)
             dy, dx = _STEP_Y[k], _STEP_X[k]
-            total, var = 0.0, 0.0
             complete = True
-            for step, weight in ((1, near), (2, far), (-1, near), (-2, far)):
-                v, u = y + step * dy, x + step * dx
-                complete = complete and usable[v, u]
-                total += weight * image[v, u]
-                var += weight * weight * variance[v, u]
+            for step in (1, 2, -1, -2):
+                complete = complete and usable[y + step * dy, x + step * dx]
             sigma = math.sqrt(max(var, 0.0))
             if complete and total > background - 2.0 * sigma:
                 n += 1

@@ -185,7 +185,7 @@ def find_cosmic_rays(
     _fill(work, var, rays, usable & ~_dilated(rays), weights, background)
     for _ in range(config.niteration):
         ys, xs = _neighbours(rays, usable)
-        added = kernels.grow(work, var, ys, xs, thresholds, background, 0.5 * config.minSigma)
+        added = kernels.grow(work, var, ys, xs, thresholds, background, 0.5 * config.minSigma, weights)
         rays[ys[added], xs[added]] = True
         if np.count_nonzero(rays) > config.nCrPixelMax:
             raise TooManyCosmicRays(config.nCrPixelMax, where)
