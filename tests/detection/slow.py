@@ -17,14 +17,23 @@ def stencil(radius: int, *, manhattan: bool = False) -> np.ndarray:
 
 
 def slow_peaks(image: np.ndarray, region: np.ndarray, sign: int = 1) -> list[tuple[int, int]]:
-    """Return (x, y) of the peaks of a region by array index: most extreme first, ties by x then y."""
+    """Return (x, y) of the peaks of a region by array index: most extreme first, ties by x then y.
+
+    Of peaks that touch, the one nearest to the middle of them is left.
+    """
     height, width = image.shape
-    found = []
+    is_peak = np.zeros(image.shape, dtype=bool)
     for y, x in np.argwhere(region):
         if 0 < x < width - 1 and 0 < y < height - 1:
             around = sign * image[y - 1 : y + 2, x - 1 : x + 2]
             if not (around > sign * image[y, x]).any():
-                found.append((-sign * image[y, x], x, y))
+                is_peak[y, x] = True
+    plateaus, n = scipy.ndimage.label(is_peak, EIGHT)
+    found = []
+    for k in range(1, n + 1):
+        pixels = np.argwhere(plateaus == k)
+        y, x = min(pixels, key=lambda p: (((p - pixels.mean(axis=0)) ** 2).sum(), *p))
+        found.append((-sign * image[y, x], x, y))
     if not found:
         y, x = np.argwhere(region)[np.argmax(sign * image[region])]
         found = [(0, x, y)]

@@ -186,7 +186,7 @@ def sort_peaks(rows: np.ndarray, peaks: Peaks, *, sign: int, n_rows: int) -> tup
 
 
 def find_peaks(footprints: Footprints, image: np.ndarray, *, x0: int, y0: int, sign: int = 1) -> Footprints:
-    """Return the footprints with the local extrema of an image as their peaks.
+    """Return the footprints with the local extrema of an image as their peaks, one for each flat top.
 
     Parameters
     ----------
@@ -203,10 +203,30 @@ def find_peaks(footprints: Footprints, image: np.ndarray, *, x0: int, y0: int, s
         image, sign, x0, y0,
         footprints.span_offsets, footprints.span_y, footprints.span_x0, footprints.span_x1,
     )  # fmt: skip
+    rows = np.repeat(np.arange(len(footprints)), np.diff(offsets))
+    chosen = _one_per_plateau(x - x0, y - y0, image.shape)
+    rows, x, y = rows[chosen], x[chosen], y[chosen]
     values = image[y - y0, x - x0]
     peaks = Peaks(x, y, values, np.zeros(len(x), np.float32), np.zeros(len(x), np.int64))
-    rows = np.repeat(np.arange(len(footprints)), np.diff(offsets))
     return footprints.with_peaks(*sort_peaks(rows, peaks, sign=sign, n_rows=len(footprints)))
+
+
+def _one_per_plateau(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return which peaks to keep so that one is left of those that touch: the nearest to their middle.
+
+    Peaks can only touch on a plateau, such as the flat top of a saturated star.
+    """
+    mask = np.zeros(shape, dtype=np.bool_)
+    mask[y, x] = True
+    plateaus = connected_footprints(mask)
+    chosen = np.ones(len(x), dtype=np.bool_)
+    if len(plateaus) == len(x):
+        return chosen
+    plateau = plateaus.to_labels(mask.shape)[y, x]
+    middle = plateaus.centroids()[plateau]
+    order = np.lexsort((x, y, (x - middle[:, 0]) ** 2 + (y - middle[:, 1]) ** 2, plateau))
+    chosen[order[1:]] = np.diff(plateau[order]) > 0
+    return chosen
 
 
 def search_peaks_again(
