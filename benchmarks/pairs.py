@@ -1,9 +1,9 @@
 """Pairs of stars, from overlapping to apart: which are told apart, and what becomes of their fluxes.
 
-A field of pairs of known separation and flux ratio, and of single stars, is simulated with the PSF and the noise
-of the scene `ccd`, and measured by this package's detection, deblending and PSF flux with the true PSF and sky,
-and by Source Extractor with PSFEx (if installed). Fluxes are compared with those of the single stars of the same
-system, so that neither zero points nor aperture corrections matter.
+A field of pairs of known separation and flux ratio, and of single stars, is simulated with the PSF and the
+noise of the scene `ccd`, and measured by this package's detection, deblending and PSF flux with the true PSF and
+sky, and by Source Extractor with PSFEx (if installed). Fluxes are compared with those of the single stars of
+the same system, so that neither zero points nor aperture corrections matter.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ def compare(cells: AstropyTable, sources: Sources) -> AstropyTable:
 
 def main() -> None:
     """Print what both systems make of the pairs."""
-    scene = load_scene(
-        "ccd", settings={"cosmic_rays.rate": 0, "electronics.bad_columns": 0, "camera.width": SIZE}
-    )
+    scene = load_scene("ccd", settings={"cosmic_rays.rate": 0, "electronics.bad_columns": 0})
     cells, simulated = make_field(scene)
     systems: dict[str, Callable[[SimulatedDetector], Sources]] = {
         "secondlight": measure_ours,
