@@ -1,7 +1,7 @@
 """Pairs of stars, from overlapping to apart: which are told apart, and what becomes of their fluxes.
 
 A field of pairs of known separation and flux ratio, and of single stars, is simulated with the PSF and the
-noise of the scene `ccd`, and measured by this package's detection, deblending and PSF flux with the true PSF and
+noise of the scene `ccd`, measured by this package's detection, deblending and PSF flux with the true PSF and
 sky, and by Source Extractor with PSFEx (if installed). Fluxes are compared with those of the single stars of
 the same system, so that neither zero points nor aperture corrections matter.
 """
