@@ -204,14 +204,14 @@ def find_peaks(footprints: Footprints, image: np.ndarray, *, x0: int, y0: int, s
         footprints.span_offsets, footprints.span_y, footprints.span_x0, footprints.span_x1,
     )  # fmt: skip
     rows = np.repeat(np.arange(len(footprints)), np.diff(offsets))
-    chosen = _one_per_plateau(x - x0, y - y0, image.shape)
+    chosen = _one_per_plateau(x - x0, y - y0, (image.shape[0], image.shape[1]))
     rows, x, y = rows[chosen], x[chosen], y[chosen]
     values = image[y - y0, x - x0]
     peaks = Peaks(x, y, values, np.zeros(len(x), np.float32), np.zeros(len(x), np.int64))
     return footprints.with_peaks(*sort_peaks(rows, peaks, sign=sign, n_rows=len(footprints)))
 
 
-def _one_per_plateau(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _one_per_plateau(x: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return which peaks to keep so that one is left of those that touch: the nearest to their middle.
 
     Peaks can only touch on a plateau, such as the flat top of a saturated star.
@@ -222,7 +222,7 @@ def _one_per_plateau(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> np
     chosen = np.ones(len(x), dtype=np.bool_)
     if len(plateaus) == len(x):
         return chosen
-    plateau = plateaus.to_labels(mask.shape)[y, x]
+    plateau = plateaus.to_labels(shape)[y, x]
     middle = plateaus.centroids()[plateau]
     order = np.lexsort((x, y, (x - middle[:, 0]) ** 2 + (y - middle[:, 1]) ** 2, plateau))
     chosen[order[1:]] = np.diff(plateau[order]) > 0
