@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("draw_visit",)
+__all__ = ("draw_visit", "show_pixels", "typical_noise")
 
 import astropy.table
 import numpy as np
@@ -45,18 +45,40 @@ def draw_visit(image: VisitImage, sources: astropy.table.Table, *, title: str = 
 
 
 def _draw_image(axes: Axes, image: VisitImage) -> None:
-    """Show the pixels with a scale linear near the noise and logarithmic above."""
-    pixels = image.image.array
+    """Show the pixels of an image."""
+    show_pixels(
+        axes, image.image.array, noise=typical_noise(image), x0=image.bbox.x.start, y0=image.bbox.y.start
+    )
+    axes.set(xlabel="x (pixel)", ylabel="y (pixel)")
+
+
+def typical_noise(image: VisitImage) -> float:
+    """Return the median standard deviation of the pixels; 1 if none is known."""
     variance = image.variance.array
     known = variance[np.isfinite(variance) & (variance > 0)]
-    noise = float(np.sqrt(np.median(known))) if len(known) else 1.0
-    box = image.bbox
+    return float(np.sqrt(np.median(known))) if len(known) else 1.0
+
+
+def show_pixels(axes: Axes, pixels: np.ndarray, *, noise: float, x0: int, y0: int) -> None:
+    """Show pixels with a scale linear near the noise and logarithmic above.
+
+    Parameters
+    ----------
+    axes
+        Where to draw.
+    pixels
+        Pixels (h, w).
+    noise
+        Their noise, in the same unit.
+    x0, y0
+        Position of the first pixel.
+    """
+    height, width = pixels.shape
     axes.imshow(
         np.arcsinh(pixels / (2 * noise)),
         origin="lower", cmap="gray", vmin=-1.5, vmax=5.0, interpolation="nearest",
-        extent=(box.x.start - 0.5, box.x.stop - 0.5, box.y.start - 0.5, box.y.stop - 0.5),
+        extent=(x0 - 0.5, x0 + width - 0.5, y0 - 0.5, y0 + height - 0.5),
     )  # fmt: skip
-    axes.set(xlabel="x (pixel)", ylabel="y (pixel)")
 
 
 def _draw_ellipses(axes: Axes, sources: astropy.table.Table) -> None:
