@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -82,6 +84,64 @@ def test_first_scan(repaired):
     assert (hits & true & reference).sum() >= 0.98 * (true & reference).sum()
     near = ndimage.binary_dilation(hits, structure=np.ones((3, 3), bool), iterations=6)
     assert not (reference & ~near).any()
+
+
+PAIRS = (((-1, 0), (1, 0)), ((0, -1), (0, 1)), ((-1, -1), (1, 1)), ((-1, 1), (1, -1)))
+
+
+def scan_of_the_reference(image, kernel) -> list[tuple[int, int]]:
+    """Return the hits of the four conditions of spec 11.3 as they stand there, less groups below min_DN."""
+    pixels = image.image.array.astype(np.float64)
+    sigma = np.sqrt(image.variance.array.astype(np.float64))
+    level = float(np.median(pixels))
+    forbidden = mask_of(image.mask, ["BAD", "SAT", "INTRP", "NO_DATA"])
+    forbidden |= ndimage.binary_dilation(mask_of(image.mask, ["INTRP"]), structure=np.ones((3, 3), bool))
+    ring = kernel[kernel.shape[0] // 2 + np.arange(-1, 2)[:, None], kernel.shape[1] // 2 + np.arange(-1, 2)]
+    ring = 0.35 * ring / ring[1, 1]
+    diagonal = (ring[0, 0] + ring[0, 2] + ring[2, 0] + ring[2, 2]) / 4
+    limits = ((ring[0, 1] + ring[2, 1]) / 2, (ring[1, 0] + ring[1, 2]) / 2, diagonal, diagonal)
+
+    inner = np.zeros(pixels.shape, dtype=bool)
+    inner[1:-1, 1:-1] = True
+    shifted = [
+        np.roll(pixels, (-dy, -dx), (0, 1)) + np.roll(pixels, (dy, dx), (0, 1)) for _, (dy, dx) in PAIRS
+    ]
+    waiting = list(np.flatnonzero(inner & (pixels >= np.min(shifted, axis=0) / 2 + 6 * sigma)))
+    hits, original = [], pixels.copy()
+    while waiting:
+        y, x = divmod(int(heapq.heappop(waiting)), pixels.shape[1])
+        if not inner[y, x] or forbidden[y, x] or pixels[y, x] < 0:
+            continue
+        v, s = pixels[y, x], sigma[y, x]
+        for limit, ((ay, ax), (by, bx)) in zip(limits, PAIRS, strict=True):
+            ends = ((y + ay, x + ax), (y + by, x + bx))
+            mean = sum(pixels[end] for end in ends) / 2
+            error = np.sqrt(sum(sigma[end] ** 2 for end in ends)) / 2
+            stands_out = any(
+                v >= (pixels[y + p, x + q] + pixels[y - p, x - q]) / 2 + 6 * s for _, (p, q) in PAIRS
+            )
+            if stands_out and limit * (v - level - 2 * s) > mean - level + 2 * error:
+                pixels[y, x] = mean
+                hits.append((y, x))
+                inner[y, x] = False
+                for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+                    heapq.heappush(waiting, (y + dy) * pixels.shape[1] + x + dx)
+                break
+    found = np.zeros(pixels.shape, dtype=bool)
+    found[tuple(np.array(hits).T)] = True
+    labels, n = ndimage.label(found, structure=np.ones((3, 3), bool))
+    sums = ndimage.sum_labels(original - level, labels, np.arange(n + 1))
+    return [(y, x) for y, x in hits if sums[labels[y, x]] >= 150]
+
+
+def test_first_scan_of_the_reference(repaired):
+    """Every pixel that the reference's own conditions mark is marked."""
+    pack, before, _, ours, reference, _ = repaired
+    hits = scan_of_the_reference(before, pack.psf_stamps["kernel_image"][0])
+    print(f"\n{pack.folder.name}: {len(hits)} pixels by the conditions of the reference")
+    assert len(hits) > 90
+    assert all(reference[hit] for hit in hits)
+    assert all(ours[hit] for hit in hits)
 
 
 def test_number_of_rays(repaired):

@@ -63,6 +63,37 @@ def test_smallest_single_pixel(value: float, min_dn: float, found: int):
     assert mask_of(image.mask, ["CR"]).sum() == found
 
 
+@pytest.mark.parametrize(
+    ("fields", "smallest"),
+    [
+        ({"cond3_fac": 4.0}, 131.6),  # c (sigma + sigma / sqrt(2) / thres), thres = 0.30887
+        ({"cond3_fac": 0.0, "minSigma": 3.0}, 30.0),
+        ({"cond3_fac2": 0.2}, 100.1),
+        ({"minSigma": 9.0}, 90.0),
+        ({"minSigma": -80.0}, 80.0),
+    ],
+)
+def test_every_threshold_acts(fields: dict[str, float], smallest: float):
+    for value, found in ((smallest - 0.2, 0), (smallest + 0.2, 1)):
+        image = make_visit_image(add_noise=False)
+        image.image.array[50, 60] = value
+        make_task(min_DN=0.0, **fields).run(image)
+        assert mask_of(image.mask, ["CR"]).sum() == found
+
+
+def test_number_of_passes():
+    # The scan finds none of the faint pixels of the ray, and each pass adds one at either end.
+    image = make_visit_image(add_noise=False)
+    image.image.array[50, 60] = 300
+    image.image.array[50, [57, 58, 59, 61, 62, 63]] = 59
+    found = []
+    for passes in (0, 1, 2, 6):
+        copy = image.copy()
+        make_task(niteration=passes).run(copy)
+        found.append(mask_of(copy.mask, ["CR"]).sum())
+    assert found == [1, 3, 5, 7]
+
+
 @pytest.mark.parametrize(("second", "found"), [(66.5, 0), (74, 2)])
 def test_sum_of_two_pixels_counts(second: float, found: int):
     image = make_visit_image(add_noise=False)

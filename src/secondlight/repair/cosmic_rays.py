@@ -145,7 +145,8 @@ def find_cosmic_rays(
     image, variance
         Pixels and their variance, float32 (h, w), counts.
     unusable
-        Pixels that can neither be cosmic rays nor serve to fill them, bool (h, w).
+        Pixels that are no cosmic rays and that none is compared with or filled from, bool (h, w); all pixels
+        that are not finite must be among them.
     interpolated
         Interpolated and saturated pixels; these and their neighbours are not hits of the scan, bool (h, w).
     kernel
@@ -167,6 +168,7 @@ def find_cosmic_rays(
     thresholds = sharpness_thresholds(kernel, config.cond3_fac2)
     work, var = _pad(image, np.nan), _pad(variance, np.nan)
     usable = _pad(~unusable, False)
+    work[~usable] = np.nan  # beside a dead pixel or column the sky would stand out
     blocked = _dilated(_pad(interpolated, False))
     blocked |= ~usable
     ys, xs = kernels.scan(
