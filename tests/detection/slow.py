@@ -16,6 +16,26 @@ def stencil(radius: int, *, manhattan: bool = False) -> np.ndarray:
     return np.abs(dx) <= np.sqrt(radius**2 - dy**2).astype(int)
 
 
+def slow_regions(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the 8-connected regions of a boolean image as boolean images, in the reference's order.
+
+    Runs of pixels get labels from the first row to the last, from left to right.  A run takes the label of
+    the first run it touches in the row before, or else a new one, and gives it to all others that it touches.
+    """
+    labels = np.zeros(mask.shape, dtype=int)
+    last = 0
+    for y, row in enumerate(mask):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int)))
+        for start, stop in edges.reshape(-1, 2):
+            before = labels[y - 1, max(start - 1, 0) : stop + 1] if y else np.zeros(0, dtype=int)
+            touched = before[before > 0]
+            last += not len(touched)
+            label = touched[0] if len(touched) else last
+            labels[y, start:stop] = label
+            labels[np.isin(labels, touched)] = label
+    return [labels == label for label in np.unique(labels[labels > 0])]
+
+
 def slow_peaks(image: np.ndarray, region: np.ndarray, sign: int = 1) -> list[tuple[int, int]]:
     """Return (x, y) of the peaks of a region by array index: most extreme first, ties by x then y.
 

@@ -19,7 +19,7 @@ from secondlight.detection.threshold import (
     reaching,
     search_peaks_again,
 )
-from tests.detection.slow import EIGHT, slow_peaks, slow_smooth, stencil
+from tests.detection.slow import EIGHT, slow_peaks, slow_regions, slow_smooth, stencil
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 # Few distinct values, so that plateaus and ties occur.
@@ -130,6 +130,52 @@ def test_thresholds_include_equality_and_exclude_bad_pixels() -> None:
     assert pixels_above(image, 5.0, 1)[0].tolist() == [True, False, False, False, True, False]
     assert pixels_above_noise(image, variance, 5.0, 1)[0].tolist() == [True, *[False] * 5]
     assert pixels_above_noise(image, variance, 5.0, -1)[0].tolist() == [*[False] * 5, True]
+
+
+@fast
+@given(masks)
+def test_order_of_rows_equals_its_twin(mask: np.ndarray) -> None:
+    ours = connected_footprints(mask)
+    assert [_region(ours, row, mask.shape).tolist() for row in range(len(ours))] == [
+        region.tolist() for region in slow_regions(mask)
+    ]
+
+
+@fast
+@given(images, st.sampled_from([1, -1]), st.floats(0.5, 3.0))
+def test_thresholds_equal_their_twins(image: np.ndarray, sign: int, level: float) -> None:
+    variance = np.abs(np.roll(image, 1)) - 1  # negative, zero and positive
+    value = sign * image.astype(float)
+    assert np.array_equal(pixels_above(image, level, sign), value >= level)
+    noise = np.sqrt(np.maximum(variance, 0).astype(float))
+    assert np.array_equal(
+        pixels_above_noise(image, variance, level, sign), (variance > 0) & (value >= level * noise)
+    )
+
+
+@fast
+@given(masks, masks)
+def test_reaching_equals_its_twin(mask: np.ndarray, marks: np.ndarray) -> None:
+    footprints = connected_footprints(mask)
+    marked = np.zeros_like(mask)
+    rows, columns = (min(a, b) for a, b in zip(mask.shape, marks.shape, strict=True))
+    marked[:rows, :columns] = marks[:rows, :columns]
+    expected = [bool((_region(footprints, k, mask.shape) & marked).any()) for k in range(len(footprints))]
+    assert reaching(footprints, marked, x0=0, y0=0).tolist() == expected
+
+
+def test_one_peak_for_each_flat_top() -> None:
+    image = np.zeros((20, 30), dtype=np.float32)
+    image[3:8, 4:11] = 5.0
+    image[12:15, 4:7] = 5.0
+    image[15, 7:9] = 5.0  # touches the other corner
+    image[12:15, 20:25] = 5.0
+    image[13, 22] = 6.0  # a flat shoulder of a peak
+    footprints = find_peaks(connected_footprints(image > 0), image, x0=0, y0=0)
+    found = [list(zip(p.x.tolist(), p.y.tolist(), strict=True)) for p in map(footprints.peaks, range(3))]
+    assert found[0] == [(7, 5)]
+    assert found[1] == [(5, 13)]
+    assert found[2][0] == (22, 13)
 
 
 def test_only_footprints_that_reach_a_level() -> None:

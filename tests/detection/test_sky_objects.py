@@ -12,6 +12,8 @@ from secondlight.catalog.mask_planes import make_mask_schema
 from secondlight.catalog.schema import Schema, minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.detection.sky_objects import SkyObjectsConfig, SkyObjectsTask, sky_positions
+from secondlight.measurement.task import SingleFrameMeasurementTask
+from tests.scenes import make_visit_image
 
 
 def make_task(**fields: object) -> tuple[SkyObjectsTask, Schema]:
@@ -123,3 +125,23 @@ def test_no_room(size: tuple[int, int]):
 def test_number_of_trials():
     task, schema = make_task(nTrialSources=2)
     assert len(task.run(make_mask(), 1, empty_catalog(schema))) <= 2
+
+
+def test_fluxes_of_nothing_are_zero_and_as_wide_as_quoted():
+    """All of them together: those whose centroid found a maximum, and so is not flagged, are too bright."""
+    task, schema = make_task(nSources=1000)
+    config = SingleFrameMeasurementTask.ConfigClass()
+    config.doReplaceWithNoise = False
+    measurement = SingleFrameMeasurementTask(schema=schema, config=config)
+    image = make_visit_image(width=1400, height=1400, sigma=2.0, seed=4)
+    sky = task.run(image.mask, 7, empty_catalog(schema))
+    assert len(sky) > 600
+    measurement.run(sky, image)
+    for name in ("base_PsfFlux", "base_CircularApertureFlux_6_0", "base_CircularApertureFlux_9_0"):
+        pull = sky[f"{name}_instFlux"] / sky[f"{name}_instFluxErr"]
+        assert abs(np.mean(pull)) < 4 / np.sqrt(len(sky))
+        assert np.std(pull) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(sky)))
+    flagged = sky["base_PsfFlux_flag"]
+    pull = sky["base_PsfFlux_instFlux"] / sky["base_PsfFlux_instFluxErr"]
+    assert np.mean(flagged) > 0.85  # 0.95 in the reference's own runs
+    assert np.mean(pull[~flagged]) > 0.7

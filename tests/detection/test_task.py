@@ -277,3 +277,28 @@ def test_wide_psf_smooths_more() -> None:
     task = _task()
     task.run(image)
     assert task.metadata["smoothingKernelWidth"] == 25
+
+
+@pytest.mark.parametrize(("sigma", "side", "growth"), [(1.5, 11, 4), (2.0, 15, 5), (2.5, 19, 6)])
+def test_kernel_and_growth_follow_the_psf(sigma: float, side: int, growth: int) -> None:
+    """Spec reprocess 24.2."""
+    task = _task()
+    task.run(_scene(), sigma=sigma)
+    assert task.metadata["smoothingKernelWidth"] == side
+    assert task.metadata["nGrow"] == growth
+
+
+def test_wings_of_bright_stars_have_no_peaks_of_noise() -> None:
+    """Moffat wings fall faster than the noise of the smoothed image can rise."""
+    x, y = (g.ravel() for g in np.meshgrid(np.arange(60.0, 600, 120), np.arange(60.0, 600, 120)))
+    snr = np.geomspace(200, 5000, len(x))
+    image = make_visit_image(width=600, height=600, noise=10.0, seed=8)
+    rows, columns = np.mgrid[0:600, 0:600]
+    for xs, ys, s in zip(x, y, snr, strict=True):
+        r2 = (columns - xs) ** 2 + (rows - ys) ** 2
+        profile = (1 + r2 / (2.355 / (2 * np.sqrt(2 ** (1 / 3.2) - 1)) * 2) ** 2) ** -3.2
+        image.image.array[...] += s * 10.0 / np.sqrt((profile**2).sum()) * profile
+    result = _task().run(image, sigma=2.0)
+    assert result.numPos == 25
+    assert result.numPosPeaks <= 26
+    assert {(int(a), int(b)) for a, b in zip(x, y, strict=True)} <= set(_positions(result))
