@@ -137,12 +137,12 @@ def test_isolated_stars_are_seen_in_all_visits(butler: Butler) -> None:
 
     The association wants clean flags and a size within 30 % of the PSF's in every single visit, which the
     faintest do not have.  How many there are depends on the cuts: 95 to 237 detections above S/N 8 recur,
-    from size measures below 0.1 to none at all.
+    from size measures below 0.1 to none at all. Stars in blends that were split are not isolated.
     """
     cats = [butler.get(r) for r in butler.query_datasets("isolated_star_presource_associations")]
     counts = np.concatenate([np.asarray(c["nsource"]) for c in cats])
     print(f"\n{(counts == 6).sum()} of {len(counts)} isolated stars are seen in all six visits")
-    assert 80 <= (counts == 6).sum() <= 120
+    assert 70 <= (counts == 6).sum() <= 120
     assert counts.max() == 6
 
 

@@ -77,7 +77,7 @@ def test_stars_are_found_where_they_are(butler: Butler, visit: int, detector: in
     )
     truth = truth[good & np.isfinite(truth["peak"])]
     sources = butler.get("sources_detector", visit=visit, detector=detector)
-    sources = sources[~np.asarray(sources["base_PsfFlux_flag"])]
+    sources = sources[np.asarray(sources["detect_isPrimary"]) & ~np.asarray(sources["base_PsfFlux_flag"])]
     tree = KDTree(np.column_stack([sources["slot_Centroid_x"], sources["slot_Centroid_y"]]))
     distance, nearest = tree.query(np.column_stack([truth["x"], truth["y"]]))
     found = distance < 1.0

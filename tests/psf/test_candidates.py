@@ -13,7 +13,7 @@ from secondlight.catalog.footprints import Footprints, Peaks
 from secondlight.catalog.mask_planes import plane_name
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.psf.candidates import MakePsfCandidatesTask, _neighbours, cut_stamps
+from secondlight.psf.candidates import MakePsfCandidatesTask, _neighbours, blend_footprints, cut_stamps
 
 from ..scenes import make_visit_image
 
@@ -208,3 +208,25 @@ def test_colours_come_from_the_catalog() -> None:
     candidates = MakePsfCandidatesTask().run(catalog, image).candidates
     np.testing.assert_array_equal(candidates.color_value, np.float32([0.5, np.nan]))
     assert list(candidates.color_type) == ["g-i", ""]
+
+
+def test_children_stand_in_the_footprint_of_their_parent() -> None:
+    both = Footprints.from_circles(np.array([20]), np.array([20]), 9)
+    peaks = Peaks(np.array([17, 24]), np.array([20, 20]), np.ones(2), np.ones(2), np.arange(2))
+    parent = both.with_peaks(np.array([0, 2]), peaks)
+    others = Footprints.from_circles(np.array([50, 17, 24]), np.array([40, 20, 20]), 4)
+    lone = Peaks(np.array([50, 17, 24]), np.array([40, 20, 20]), np.ones(3), np.ones(3), np.arange(3))
+    catalog = make_catalog(
+        [20.0, 50.0, 17.0, 24.0],
+        [20.0, 40.0, 20.0, 20.0],
+        Footprints.concatenate([parent, others.with_peaks(np.arange(4), lone)]),
+    )
+    catalog["parent"] = [0, 0, 1, 1]
+    blends = blend_footprints(catalog, np.array([3, 1]))
+    assert blends is not None
+    assert blends == catalog.footprints.take([0, 1])  # type: ignore[union-attr]
+    # A child whose parent is not in the catalog keeps its own footprint.
+    part = blend_footprints(catalog[[1, 3]], np.array([1]))
+    assert part == catalog.footprints.take([3])  # type: ignore[union-attr]
+    catalog.footprints = None
+    assert blend_footprints(catalog, np.array([1])) is None

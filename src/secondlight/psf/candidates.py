@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("MakePsfCandidatesConfig", "MakePsfCandidatesTask", "PsfCandidates", "PsfStamps", "cut_stamps")
+__all__ = (
+    "MakePsfCandidatesConfig",
+    "MakePsfCandidatesTask",
+    "PsfCandidates",
+    "PsfStamps",
+    "blend_footprints",
+    "cut_stamps",
+)
 
 import dataclasses
 from collections.abc import Iterable
@@ -236,6 +243,26 @@ def _neighbours(detected: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     crowded = np.bincount(stamp_of_label, minlength=len(detected)) > 1
     others = detected & (labels != labels[:, middle, middle][:, None, None]) & crowded[:, None, None]
     return np.asarray(ndimage.binary_dilation(others, structure=_disc(_NEIGHBOUR_GROWTH)))
+
+
+def blend_footprints(sources: SourceCatalog, rows: np.ndarray) -> Footprints | None:
+    """Return the footprints of sources; of a child that of its parent, with the peaks of all children.
+
+    Parameters
+    ----------
+    sources
+        Sources of an image, parents and children.
+    rows
+        Which of them.
+    """
+    if sources.footprints is None:
+        return None
+    parent = np.asarray(sources["parent"])[rows]
+    ids = np.asarray(sources["id"])
+    order = np.argsort(ids, kind="stable")
+    place = np.minimum(np.searchsorted(ids, parent, sorter=order), len(ids) - 1)
+    known = (parent != 0) & (ids[order[place]] == parent)
+    return sources.footprints.take(np.where(known, order[place], rows))
 
 
 class MakePsfCandidatesConfig(Config):

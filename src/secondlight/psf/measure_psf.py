@@ -13,7 +13,7 @@ from lsst.pipe.base import Struct, Task
 
 from ..catalog.schema import Schema
 from ..catalog.source_catalog import SourceCatalog
-from .candidates import MakePsfCandidatesTask
+from .candidates import MakePsfCandidatesTask, blend_footprints
 from .piff_determiner import PiffPsfDeterminerTask, psfDeterminerRegistry
 from .reservation import ReserveIsolatedStarsTask
 from .source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
@@ -89,8 +89,12 @@ class MeasurePsfTask(Task):
         """
         for name in _FLAGS:
             sources[name] = False
-        selected = np.nonzero(self.starSelector.select_sources(sources))[0]
+        # A blend that was split is no star, whatever it looks like as a whole.
+        whole = ~np.isin(sources["id"], sources["parent"])
+        selected = np.nonzero(self.starSelector.select_sources(sources) & whole)[0]
         stars = sources[selected]
+        # Light of a star's neighbours in a blend is still in the image.
+        stars.footprints = blend_footprints(sources, selected)
         candidates = self.makePsfCandidates.run(stars, exposure).candidates
         rows = selected[candidates.rows]
         sources["calib_psf_candidate"][rows] = True
