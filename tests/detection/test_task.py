@@ -113,8 +113,10 @@ def test_threshold_types_set_the_significance() -> None:
     per_pixel = _task().run(image).positive.peak_significance
     stdev = _task(thresholdType="stdev").run(image).positive.peak_significance
     np.testing.assert_allclose(stdev, per_pixel, rtol=0.15)
-    value = _task(thresholdType="value", thresholdValue=50.0).run(image)
-    assert not value.positive.peak_significance.any()
+    for threshold in ("value", "variance"):
+        found = _task(thresholdType=threshold, thresholdValue=50.0).run(image)
+        assert len(found.positive) > 0
+        assert not found.positive.peak_significance.any()
 
 
 def test_factor_raises_the_threshold() -> None:
@@ -258,7 +260,29 @@ def test_empty_results() -> None:
 
 
 def test_default_configuration_is_the_reference_s() -> None:
+    """Spec reprocess 13.1."""
     config = SourceDetectionConfig()
+    subtasks = ("background", "tempLocalBackground", "tempWideBackground")
+    assert {k: v for k, v in config.toDict().items() if k not in subtasks} == {
+        "minPixels": 1,
+        "isotropicGrow": True,
+        "combinedGrow": True,
+        "nSigmaToGrow": 2.4,
+        "returnOriginalFootprints": False,
+        "thresholdValue": 5.0,
+        "includeThresholdMultiplier": 1.0,
+        "thresholdType": "pixel_stdev",
+        "thresholdPolarity": "positive",
+        "adjustBackground": 0.0,
+        "reEstimateBackground": True,
+        "doApplyFlatBackgroundRatio": False,
+        "doTempLocalBackground": True,
+        "doTempWideBackground": False,
+        "nPeaksMaxSimple": 1,
+        "nSigmaForKernel": 7.0,
+        "statsMask": ["BAD", "SAT", "EDGE", "NO_DATA"],
+        "excludeMaskPlanes": [],
+    }
     assert config.tempLocalBackground.binSize == 64
     assert config.tempWideBackground.binSize == 512
     assert list(config.tempWideBackground.ignoredPixelMask) == ["BAD", "EDGE", "NO_DATA"]
