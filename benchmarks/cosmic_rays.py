@@ -12,7 +12,8 @@ Numbers per field:
 - *false on stars*: marked pixels within one FWHM of stars with a signal-to-noise ratio above 10, on the image
   without rays, over all such pixels.
 - *flux*: relative change and pull of PSF fluxes (true PSF, true position) by rays in a star's core, before
-  and after repair, for stars with a signal-to-noise ratio above 20: median, and half of the central 68 %.
+  and after repair, for stars with a signal-to-noise ratio above 20: median, and half of the central 68 %; and
+  of those stars around which all pixels of rays are found.
 """
 
 from __future__ import annotations
@@ -195,14 +196,18 @@ def flux_changes(field: Field, *, snr: float = 20.0) -> dict[str, np.ndarray]:
     distance = ndimage.distance_transform_edt(~struck)[core[1], core[0]]
     usable = ndimage.minimum_filter(usable_pixels(field.hit), size=9)[core[1], core[0]]
     hit = (distance <= 0.5 * field.fwhm) & usable
-    result = repaired(field.hit)[0]
+    result, marked = repaired(field.hit)
     clean, error = psf_fluxes(field, field.clean, x[hit], y[hit])
     before, after = (psf_fluxes(field, image, x[hit], y[hit])[0] for image in (field.hit, result))
+    missed = ndimage.distance_transform_edt(~(struck & ~marked))[core[1], core[0]][hit]
+    known = missed > field.fwhm
     return {
         "before": before / clean - 1,
-        "after": after / clean - 1,
         "pull before": (before - clean) / error,
+        "after": after / clean - 1,
         "pull after": (after - clean) / error,
+        "known": (after / clean - 1)[known],
+        "pull known": ((after - clean) / error)[known],
     }
 
 
@@ -244,7 +249,18 @@ def accuracy(console: Console, *, size: int = 1024, fields: int = 4) -> None:
         "stars", "FWHM", "PSF", "ray pixels", "found", "on stars", "others", "star pixels", "false on stars",
         "false elsewhere",
     )  # fmt: skip
-    fluxes = Table("stars", "FWHM", "stars hit", "flux before", "flux after", "pull before", "pull after")
+    fluxes = Table(
+        "stars",
+        "FWHM",
+        "stars hit",
+        "flux before",
+        "pull",
+        "flux after",
+        "pull",
+        "all pixels found",
+        "flux",
+        "pull",
+    )
     for density, guess in itertools.product(DENSITIES, (False, True)):
         for seeing in SEEINGS:
             counts: Counter[str] = Counter()
@@ -280,6 +296,8 @@ def _flux_row(changes: list[dict[str, np.ndarray]]) -> list[str]:
     merged = {key: np.concatenate([each[key] for each in changes]) for key in changes[0]}
     cells = [f"{len(merged['after'])}"]
     for key, values in merged.items():
+        if key == "known":
+            cells.append(f"{len(values)}")
         middle, half = spread(values)
         cells.append(f"{middle:+.2f} ± {half:.2f}" if "pull" in key else f"{middle:+.2%} ± {half:.2%}")
     return cells
