@@ -210,7 +210,7 @@ class Judge:
 
     def row(self, name: str, x: np.ndarray, y: np.ndarray) -> list[str]:
         """Return the number of sources, completeness and purity in bins, and the kinds of false ones."""
-        image = Image(_measured(name, x, y, self.truth), self.truth)
+        image = Image(measured_positions(name, x, y, self.truth), self.truth)
         found, false = image.source_of_object >= 0, image.object_of_source < 0
         stars = self._usable & self.truth["is_star"] & (self.truth["contamination"] < _ISOLATED)
         at_ten = stars & (self.truth["snr"] >= 10)
@@ -250,7 +250,8 @@ class Judge:
         return labels[np.floor(y + 0.5).astype(np.int64), np.floor(x + 0.5).astype(np.int64)]
 
 
-def _measured(name: str, x: np.ndarray, y: np.ndarray, truth: Truth) -> Measured:
+def measured_positions(name: str, x: np.ndarray, y: np.ndarray, truth: Truth) -> Measured:
+    """Return a catalogue of nothing but positions."""
     none, yes = np.full(len(x), np.nan), np.ones(len(x), dtype=bool)
     return Measured(
         name, truth.visit, truth.detector, truth.band, x, y, none, none, none, none, {}, {}, none, yes, yes
