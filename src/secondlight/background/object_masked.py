@@ -164,7 +164,7 @@ class _SkySearch:
         ny, nx = self.blocks.shape
         self.y_edges = cell_edges(ny, ny, at_least=cells.shape[0])
         self.x_edges = cell_edges(nx, nx, at_least=cells.shape[1])
-        self.values = smooth_cells(cells, np.isfinite(cells).astype(np.float64), sigma=0.0)
+        self.values = smooth_cells(cells, np.ones_like(cells), sigma=0.0)
         self.errors = np.full_like(cells, np.nan)
 
     def iterate(self) -> bool:
@@ -219,7 +219,9 @@ class _SkySearch:
     def _noise(self, smoothed: np.ndarray) -> np.ndarray:
         """Return the noise of the smoothed blocks in each cell; objects raise it in single cells only."""
         noise, _ = self._statistics("STDEVCLIP", smoothed)
-        noise = smooth_cells(noise, np.isfinite(noise).astype(np.float64), sigma=0.0)
+        if not np.isfinite(noise).any():  # single blocks: nothing stands out of them
+            return np.full_like(noise, np.inf)
+        noise = smooth_cells(noise, np.ones_like(noise), sigma=0.0)
         return np.asarray(scipy.ndimage.median_filter(noise, size=3, mode="nearest"))
 
     def _statistics(self, statistic: str, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,16 +17,23 @@ def smooth_cells(values: np.ndarray, weight: np.ndarray, *, sigma: float) -> np.
     Parameters
     ----------
     values
-        Values of the cells (ny, nx); those without weight may be NaN.
+        Values of the cells (ny, nx); those that are not finite have no weight.
     weight
-        Weights, not negative, at least one of them positive (ny, nx).
+        Weights, not negative (ny, nx).
     sigma
         Standard deviation of the Gaussian of distances, cells; 0 to fill in cells without weight and leave
         the others as they are.
+
+    Raises
+    ------
+    ValueError
+        Raised if no cell has weight.
     """
     y, x = np.meshgrid(*(np.arange(float(n)) for n in values.shape), indexing="ij")
-    counted = weight > 0
-    filled = np.where(counted, values, 0.0)
+    counted = (weight > 0) & np.isfinite(values)
+    if not counted.any():
+        raise ValueError("There is no cell with a weight and a value to fit planes to.")
+    filled, weight = np.where(counted, values, 0.0), np.where(counted, weight, 0.0)
     width = sigma or 1.0
     result = np.full(values.shape, np.nan)
     # Where all neighbours are missing, wider and wider Gaussians find some.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ("SubtractBackgroundConfig", "SubtractBackgroundTask", "TooManyMaskedPixelsError")
 
+import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.ndimage
 from lsst.images import BackgroundMap, Image, VisitImage
 from lsst.images.fields import ChebyshevField
 from lsst.images.fields import Field as PixelField
@@ -151,7 +151,7 @@ class SubtractBackgroundTask(Task):
         """
         if self.config.algorithm == "NONE":
             return ChebyshevField(exposure.bbox, np.zeros((1, 1)), unit=exposure.unit)
-        grid = self._measure(exposure)
+        grid = self._filtered(self._measure(exposure))
         if self.config.useApprox:
             x_order, y_order = self.config.orders
             return fit_chebyshev(
@@ -199,7 +199,19 @@ class SubtractBackgroundTask(Task):
                 n_cells=nx * ny,
                 masked_fraction=fraction,
             )
-        if self.config.doFilterSuperPixels:
-            size = self.config.superPixelFilterSize
-            grid.values[...] = scipy.ndimage.median_filter(grid.values, size=size, mode="reflect")
         return grid
+
+    def _filtered(self, grid: CellGrid) -> CellGrid:
+        """Return the cells as medians of their neighbourhood, reflected at the borders; NaN stays NaN."""
+        if not self.config.doFilterSuperPixels:
+            return grid
+        size = self.config.superPixelFilterSize
+        before, behind = size // 2, (size - 1) // 2
+        padded = np.pad(grid.values, ((before, behind), (before, behind)), mode="symmetric")
+        around = np.lib.stride_tricks.sliding_window_view(padded, (size, size)).reshape(
+            *grid.values.shape, -1
+        )
+        filled = np.isfinite(grid.values)
+        values = grid.values.copy()
+        values[filled] = np.nanmedian(around[filled], axis=-1)
+        return dataclasses.replace(grid, values=values)
