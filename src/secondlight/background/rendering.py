@@ -29,13 +29,14 @@ def add_field(total: np.ndarray, field: Field, bbox: Box) -> None:
     bbox
         Parent pixels of the image.
     """
+    columns = _columns(field, bbox.y) if isinstance(field, SplineField) else None
     # Strips of rows: whole images in double precision would need many times the memory.
     for start in range(0, bbox.y.size, _STRIP):
         rows = total[start : start + _STRIP]
         first = bbox.y.start + start
         strip = Box.factory[first : first + len(rows), bbox.x.start : bbox.x.stop]
-        if isinstance(field, SplineField):
-            _add_spline(rows, field, strip)
+        if columns is not None:
+            _add_spline(rows, columns[0], columns[1][:, start : start + _STRIP], field.bounds.bbox.x, strip.x)
         elif isinstance(field, ChebyshevField):
             rows += _chebyshev(field, strip).astype(np.float32)
         else:
@@ -56,19 +57,30 @@ def _remapped(pixels: Interval, domain: Interval) -> np.ndarray:
     return np.asarray((pixels.arange - 0.5 * (domain.min + domain.max)) * (2.0 / domain.size))
 
 
-def _add_spline(rows: np.ndarray, field: SplineField, bbox: Box) -> None:
-    """Add an Akima spline: along y at each column of nodes, then along x in each row."""
-    filled = np.isfinite(field.data).any(axis=0)
-    nodes = [
-        _curve(field.y[good], column[good], field.bounds.bbox.y)(bbox.y.arange)
-        for column, good in zip(field.data.T[filled], np.isfinite(field.data.T[filled]), strict=True)
-    ]
-    if not nodes:
+def _columns(field: SplineField, rows: Interval) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a spline has columns of nodes (n), and its values along each column (n, rows)."""
+    finite = np.isfinite(field.data)
+    filled = finite.any(axis=0)
+    if not filled.any():
         raise ValueError("A spline without a single finite value cannot be evaluated.")
-    curve = _curve(field.x[filled], np.array(nodes), field.bounds.bbox.x)
-    segment = np.clip(np.searchsorted(curve.x, bbox.x.arange, side="right") - 1, 0, len(curve.x) - 2)
+    interval = field.bounds.bbox.y
+    if finite.all():
+        return field.x, _curve(field.y, field.data, interval)(rows.arange).T
+    values = [
+        _curve(field.y[good], column[good], interval)(rows.arange)
+        for column, good in zip(field.data.T[filled], finite.T[filled], strict=True)
+    ]
+    return field.x[filled], np.array(values)
+
+
+def _add_spline(
+    rows: np.ndarray, nodes: np.ndarray, values: np.ndarray, interval: Interval, columns: Interval
+) -> None:
+    """Add an Akima spline along x to each row of pixels, from its values at the nodes (nodes, rows)."""
+    curve = _curve(nodes, values, interval)
+    segment = np.clip(np.searchsorted(curve.x, columns.arange, side="right") - 1, 0, len(curve.x) - 2)
     begin = np.searchsorted(segment, np.arange(len(curve.x)))
-    _add_cubics(rows, np.ascontiguousarray(curve.c.transpose(2, 1, 0)), curve.x, begin, bbox.x.start)
+    _add_cubics(rows, np.ascontiguousarray(curve.c.transpose(2, 1, 0)), curve.x, begin, columns.start)
 
 
 def _curve(nodes: np.ndarray, values: np.ndarray, interval: Interval) -> Akima1DInterpolator:
