@@ -145,10 +145,11 @@ def find_cosmic_rays(
     image, variance
         Pixels and their variance, float32 (h, w), counts.
     unusable
-        Pixels that are no cosmic rays and that none is compared with or filled from, bool (h, w); all pixels
-        that are not finite must be among them.
+        Pixels that are no cosmic rays and that none is filled from, bool (h, w); all pixels that are not
+        finite must be among them.
     interpolated
-        Interpolated and saturated pixels; these and their neighbours are not hits of the scan, bool (h, w).
+        Interpolated and saturated pixels: neighbours of these are not hits of the scan, bool (h, w).  Other
+        unusable pixels have no meaning, so nothing is compared with them.
     kernel
         Centred PSF image.
     psf_sigma
@@ -168,7 +169,8 @@ def find_cosmic_rays(
     thresholds = sharpness_thresholds(kernel, config.cond3_fac2)
     work, var = _pad(image, np.nan), _pad(variance, np.nan)
     usable = _pad(~unusable, False)
-    work[~usable] = np.nan  # beside a dead pixel or column the sky would stand out
+    # Beside a dead pixel or column the sky would stand out; interpolated ones can be compared with.
+    work[_pad(unusable & ~(interpolated & np.isfinite(image)), True)] = np.nan
     blocked = _dilated(_pad(interpolated, False))
     blocked |= ~usable
     ys, xs = kernels.scan(
