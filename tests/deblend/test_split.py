@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -182,3 +184,27 @@ def test_extended_source_keeps_its_light():
     totals = [catalog.footprints.heavy_pixels(row).sum() for row in (1, 2)]
     assert totals[0] == pytest.approx(6e4, rel=0.05)
     assert totals[1] == pytest.approx(1e4, rel=0.05)
+
+
+def test_peaks_pulled_together_by_the_smoothing():
+    # As the detection finds stars 1.5 FWHM apart: each peak is well inside of its star.
+    x, y = np.array([60.2, 67.3]), np.array([60.1, 59.8])
+    blend = make_blend(x, y, [2e4, 2e4], add_noise=True, noise=3.0)
+    peaks = blend.footprints.all_peaks
+    order = np.argsort(peaks.x)
+    inward = np.zeros(2, dtype=peaks.x.dtype)
+    inward[order] = 1, -1
+    moved = blend.footprints.with_peaks(
+        blend.footprints.peak_offsets, peaks._replace(x=peaks.x + inward, y=peaks.y + 1)
+    )
+    children = dataclasses.replace(blend, footprints=moved).split()[1:]
+    children = children[np.argsort(children["deblend_psfCenter_x"])]
+    assert children["deblend_deblendedAsPsf"].all()
+    np.testing.assert_allclose(children["deblend_psfCenter_x"], x, atol=0.05)
+    np.testing.assert_allclose(children["deblend_psfCenter_y"], y, atol=0.05)
+    np.testing.assert_allclose(children["deblend_psf_instFlux"], 2e4, rtol=0.01)
+    # The children's peaks follow, the record of the detection's peaks does not.
+    assert children.footprints.peak_x.tolist() == [60, 67]
+    assert children.footprints.peak_y.tolist() == [60, 60]
+    assert children["deblend_peak_center_x"].tolist() == [61, 66]
+    assert children["deblend_peak_center_y"].tolist() == [61, 61]

@@ -15,9 +15,13 @@ from .blend import Blends, Pixels
 from .config import SourceDeblendConfig
 
 _FWHM_OF_SIGMA = 2.35
-_MAX_SHIFT = 1.0
+_MAX_STEP = 1.0
+"""How far a source is moved at a time, pixels along each axis; the fit is linear in the shift."""
 
-_N_MOVES = 2
+_MAX_SHIFT = 0.5
+"""How far in all, in FWHM (at least a pixel): the smoothing of the detection pulls near peaks together."""
+
+_N_MOVES = 5
 """How often sources are moved to where the last fit says they are."""
 
 
@@ -99,7 +103,7 @@ def find_point_sources(
     """Fit a point source to every peak, at the peak and at the position that the fits ask for.
 
     The fits at the peaks also tell how far the sources are from the middle of their pixels.  All sources are
-    moved there, so that each is fitted with its neighbours in their places, and once more by what is left.
+    moved there, so that each is fitted with its neighbours in their places, and again by what is left.
 
     Parameters
     ----------
@@ -123,8 +127,10 @@ def find_point_sources(
     fitted, chi2, flux, chi2_free, dx, dy = fit(psfs.images, psfs.x0, psfs.y0)
     images, x0, y0 = psfs.images, psfs.x0, psfs.y0
     new_chi2, new_flux = chi2, flux
+    reach = np.maximum(_MAX_STEP, _MAX_SHIFT * psfs.fwhm[blends.blend])
     for _ in range(_N_MOVES):
-        near = (np.abs(x + dx - blends.x) < _MAX_SHIFT) & (np.abs(y + dy - blends.y) < _MAX_SHIFT)
+        dx, dy = (np.clip(shift, -_MAX_STEP, _MAX_STEP) for shift in (dx, dy))
+        near = (np.abs(x + dx - blends.x) < reach) & (np.abs(y + dy - blends.y) < reach)
         moves = fitted & near & (new_flux > 0)
         x, y = np.where(moves, x + dx, x), np.where(moves, y + dy, y)
         images, x0, y0 = _moved(psf, psfs, x, y, pixels)

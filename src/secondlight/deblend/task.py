@@ -224,7 +224,7 @@ class SourceDeblendTask(Task):
         assert sources.footprints is not None
         parent = rows[found.blend]
         all_peaks = Peaks(*(values[found.peaks] for values in sources.footprints.all_peaks))
-        footprints = found.footprints.with_peaks(np.arange(len(parent) + 1), all_peaks)
+        footprints = found.footprints.with_peaks(np.arange(len(parent) + 1), _centred(found, all_peaks))
         children = SourceCatalog(
             sources.schema, len(parent), footprints=footprints, metadata=sources.metadata
         )
@@ -277,3 +277,18 @@ class SourceDeblendTask(Task):
             whole = footprints.to_mask(mask.bbox.shape, x0=mask.bbox.x.start, y0=mask.bbox.y.start)
             mask.set(plane_name(plane), whole | mask_of(mask, [plane]))
             exposure.mask = mask
+
+
+def _centred(found: Children, peaks: Peaks) -> Peaks:
+    """Return the peaks of children, those of point sources at the pixel where the source was fitted.
+
+    The detection sees neighbours smoothed into each other, and its peaks nearer together than the stars are;
+    a centroid that starts on the wrong side of a child is refused by the measurement.
+    """
+    # Sources that are no points have no fitted position.
+    x, y = (
+        np.floor(np.where(found.is_point, fitted, peak) + 0.5).astype(peak.dtype)
+        for fitted, peak in ((found.x, peaks.x), (found.y, peaks.y))
+    )
+    inside = found.footprints.contains(x, y)
+    return peaks._replace(x=np.where(inside, x, peaks.x), y=np.where(inside, y, peaks.y))
