@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from secondlight.psf._adaptive_moment_kernels import weighted_sums
 from secondlight.psf.adaptive_moments import MAX_ITER, SHIFT, UNWEIGHTED, UNWEIGHTED_BAD, adaptive_moments
 
 
@@ -96,3 +97,23 @@ def test_iteration_limit() -> None:
     result = adaptive_moments(gaussian(30, 30, 9, 4, 1)[None], x=30, y=30, max_iter=2)
     assert result.flags[0] == MAX_ITER | UNWEIGHTED
     assert result.xx[0] == pytest.approx(9, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sums_with_weights_of_all_sizes(seed: int) -> None:
+    # Weights are stepped along rows; sizes from a pixel to much more than the image, anywhere.
+    rng = np.random.default_rng(seed)
+    image = rng.normal(5.0, 1.0, (60, 75))
+    sx, sy = np.exp(rng.uniform(np.log(0.8), np.log(300.0), 2))
+    correlation = rng.uniform(-0.95, 0.95)
+    w_xx, w_yy = (1 / (s**2 * (1 - correlation**2)) for s in (sx, sy))
+    w_xy = -correlation / (sx * sy * (1 - correlation**2))
+    x, y = rng.uniform(-0.4, 74.4), rng.uniform(-0.4, 59.4)
+    sums = np.zeros(6)
+    weighted_sums(image, x, y, (0, 74, 0, 59), w_xx, w_xy, w_yy, False, sums)
+    dy, dx = np.mgrid[:60, :75] - np.array([y, x])[:, None, None]
+    q = w_xx * dx**2 + 2 * w_xy * dx * dy + w_yy * dy**2
+    term = np.where(q <= 14.0, image * np.exp(-0.5 * q), 0.0)
+    slow = [(term * f).sum() for f in (1, dx, dy, dx * dx, dx * dy, dy * dy)]
+    scale = [np.abs(term * f).sum() + 1e-300 for f in (1, dx, dy, dx * dx, dx * dy, dy * dy)]
+    np.testing.assert_allclose((sums - slow) / scale, 0.0, atol=1e-10)

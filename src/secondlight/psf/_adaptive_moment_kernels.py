@@ -76,6 +76,27 @@ def _subpixel_sums(
 
 
 @njit(cache=True, nogil=True)
+def _row_reach(x: float, w_xx: float, slope: float, rest: float, x0: int, x1: int) -> tuple[int, int]:
+    """Return the first and last pixel of a row that may be inside the weight, one to spare at each end.
+
+    Inside is where ``w_xx dx^2 + 2 slope dx + rest`` is below the cut; a row without such pixels is empty.
+    """
+    if w_xx <= 0.0:
+        return x0, x1
+    root = slope * slope - w_xx * (rest - _PIXEL_CUT)
+    if root < 0.0:
+        return x0, x0 - 1
+    half = math.sqrt(root) / w_xx
+    middle = x - slope / w_xx
+    # Compared as floats: a weight may reach farther than integers do.
+    first = max(float(x0), math.floor(middle - half) - 1.0)
+    last = min(float(x1), math.ceil(middle + half) + 1.0)
+    if last < first:
+        return x0, x0 - 1
+    return int(first), int(last)
+
+
+@njit(cache=True, nogil=True)
 def weighted_sums(
     image: np.ndarray,
     x: float,
@@ -94,23 +115,34 @@ def weighted_sums(
     """
     x0, x1, y0, y1 = box
     sums[:] = 0.0
+    if subpixels:
+        for j in range(y0, y1 + 1):
+            for i in range(x0, x1 + 1):
+                _subpixel_sums(float(image[j, i]), i - x, j - y, w_xx, w_xy, w_yy, sums)
+        return
+    change = math.exp(-w_xx)
     for j in range(y0, y1 + 1):
         dy = j - y
-        for i in range(x0, x1 + 1):
+        slope, rest = w_xy * dy, w_yy * dy * dy
+        first, last = _row_reach(x, w_xx, slope, rest, x0, x1)
+        if last < first:
+            continue
+        # Along a row the ratio of neighbouring weights changes by a constant factor: no exponential each.
+        dx = first - x
+        weight = math.exp(-0.5 * (w_xx * dx * dx + 2.0 * slope * dx + rest))
+        ratio = math.exp(-0.5 * (w_xx * (2.0 * dx + 1.0) + 2.0 * slope))
+        for i in range(first, last + 1):
             dx = i - x
-            value = float(image[j, i])
-            if subpixels:
-                _subpixel_sums(value, dx, dy, w_xx, w_xy, w_yy, sums)
-                continue
-            q = w_xx * dx * dx + 2.0 * w_xy * dx * dy + w_yy * dy * dy
-            if q <= _PIXEL_CUT:
-                term = value * math.exp(-0.5 * q)
+            if w_xx * dx * dx + 2.0 * slope * dx + rest <= _PIXEL_CUT:
+                term = float(image[j, i]) * weight
                 sums[0] += term
                 sums[1] += term * dx
                 sums[2] += term * dy
                 sums[3] += term * dx * dx
                 sums[4] += term * dx * dy
                 sums[5] += term * dy * dy
+            weight *= ratio
+            ratio *= change
 
 
 @njit(cache=True, nogil=True)
