@@ -131,18 +131,22 @@ def weighted_sums(
         dx = first - x
         weight = math.exp(-0.5 * (w_xx * dx * dx + 2.0 * slope * dx + rest))
         ratio = math.exp(-0.5 * (w_xx * (2.0 * dx + 1.0) + 2.0 * slope))
+        total = along = square = 0.0
         for i in range(first, last + 1):
             dx = i - x
             if w_xx * dx * dx + 2.0 * slope * dx + rest <= _PIXEL_CUT:
                 term = float(image[j, i]) * weight
-                sums[0] += term
-                sums[1] += term * dx
-                sums[2] += term * dy
-                sums[3] += term * dx * dx
-                sums[4] += term * dx * dy
-                sums[5] += term * dy * dy
+                total += term
+                along += term * dx
+                square += term * dx * dx
             weight *= ratio
             ratio *= change
+        sums[0] += total
+        sums[1] += along
+        sums[2] += total * dy
+        sums[3] += square
+        sums[4] += along * dy
+        sums[5] += total * dy * dy
 
 
 @njit(cache=True, nogil=True)
