@@ -163,6 +163,8 @@ class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImag
             background.useApprox = False
             # Images of any telescope come here, also those that mark dead pixels with NaN alone.
             background.isNanSafe = True
+            # For photometry the light of objects too faint to be found is sky: it is under every aperture.
+            background.doFaintLight = False
         # Stars for the PSF: footprints at 10 sigma, kept if they reach 50.
         self.psf_detection.thresholdValue = 10.0
         self.psf_detection.includeThresholdMultiplier = 5.0
