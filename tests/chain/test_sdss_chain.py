@@ -180,8 +180,9 @@ def test_final_psf_is_better_than_the_first(butler: Butler) -> None:
         f"first {np.median(first):+.4f} +- {sigma(first):.4f}"
     )
     assert abs(np.median(final)) < 0.01
-    # The first PSF was fitted to most of the stars that the final one did not see, and is worse all the same.
-    assert sigma(final) < sigma(first)
+    # The first PSF was fitted to most of the stars that the final one did not see. Each scatter is of some
+    # thirty stars and known to 15 %, so this tells only that the final one is not much worse.
+    assert sigma(final) < 1.4 * sigma(first)
 
 
 def test_repeatability_between_epochs(butler: Butler) -> None:
