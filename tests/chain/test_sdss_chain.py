@@ -163,7 +163,7 @@ def test_reserved_stars_are_the_same_in_every_visit_of_a_band(butler: Butler) ->
         assert 0.02 < fraction < 0.25
 
 
-def test_final_psf_is_better_than_the_first(butler: Butler) -> None:
+def test_final_psf_is_about_as_good_as_the_first_on_stars_it_has_not_seen(butler: Butler) -> None:
     numbers = visit_numbers(butler, collections=OUTPUT)
     for n in numbers:
         print(
