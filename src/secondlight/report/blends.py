@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..catalog.footprints import Footprints
 from ..catalog.source_catalog import SourceCatalog
+from ..measurement.pixels import put
 from .pictures import show_pixels, typical_noise
 
 _CHILDREN = 4
@@ -110,10 +111,6 @@ def render_child(footprints: Footprints, row: int, window: Window) -> np.ndarray
     """Return the pixels of a child in a window, zero outside its footprint, float32 (h, w)."""
     x0, y0, x1, y1 = window
     share = np.zeros((y1 - y0 + 1, x1 - x0 + 1), dtype=np.float32)
-    start = 0
-    heavy = footprints.heavy_pixels(row)
-    for y, first, last in zip(*footprints.spans(row), strict=True):
-        length = last - first + 1
-        share[y - y0, first - x0 : last - x0 + 1] = heavy[start : start + length]
-        start += length
+    f = footprints
+    put(share, x0, y0, f.span_offsets, f.span_y, f.span_x0, f.span_x1, f.heavy_offsets, f.heavy, row)
     return share

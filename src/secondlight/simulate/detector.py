@@ -22,7 +22,7 @@ from .geometry import (
     vignetted,
     zero_point_error,
 )
-from .objects import observed_at, shape_matrices
+from .objects import Observed, observed_at, shape_matrices
 from .observation_info import observation_info
 from .psf import SimulatedPsf, make_psf
 from .read_out import ReadOut, read_out
@@ -90,7 +90,7 @@ def simulate_detector(scene: Scene, objects: Table, *, visit: int, detector: int
     scene.check_detector(detector)
     psf = make_psf(scene, pointing, detector)
     ratio = illumination(scene, detector)
-    rows, light, sizes = _light(scene, objects, pointing, detector, psf)
+    rows, observed, light, sizes = _light(scene, objects, pointing, detector, psf)
     total = np.zeros((scene.camera.height, scene.camera.width))
     noise = scene.sky_noise(pointing)
     add_light(total, light, sizes=sizes)
@@ -108,7 +108,7 @@ def simulate_detector(scene: Scene, objects: Table, *, visit: int, detector: int
     expected[dark] = 0.0
     truth = make_truth(
         objects[rows],
-        observed_at(objects[rows], scene, pointing),
+        observed,
         light,
         expected,
         total=total,
@@ -141,8 +141,8 @@ def simulate_detector(scene: Scene, objects: Table, *, visit: int, detector: int
 
 def _light(
     scene: Scene, objects: Table, visit: Visit, detector: int, psf: SimulatedPsf
-) -> tuple[np.ndarray, Light, np.ndarray]:
-    """Return the rows of the objects that shine on a detector, their light, and the sizes of their stamps."""
+) -> tuple[np.ndarray, Observed, Light, np.ndarray]:
+    """Return the objects that shine on a detector: rows, positions and magnitudes, light, sizes of stamps."""
     geometry = true_geometry(scene, visit, detector)
     observed = observed_at(objects, scene, visit)
     x, y = geometry.sky_to_pixel(ra=observed.ra, dec=observed.dec)
@@ -167,7 +167,8 @@ def _light(
     )
     sizes = stamp_sizes(light, surface_brightness=_EDGE_BRIGHTNESS * scene.sky_noise(visit))
     touches = _within(scene, x, y, 0.5 * sizes + 1.0)
-    return rows[touches], light[touches], sizes[touches]
+    rows = rows[touches]
+    return rows, observed[rows], light[touches], sizes[touches]
 
 
 def _within(scene: Scene, x: np.ndarray, y: np.ndarray, reach: float | np.ndarray) -> np.ndarray:

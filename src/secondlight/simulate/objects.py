@@ -55,6 +55,10 @@ class Observed:
     dec: np.ndarray
     mag: np.ndarray
 
+    def __getitem__(self, rows: np.ndarray) -> Observed:
+        """Return some of the objects."""
+        return Observed(self.ra[rows], self.dec[rows], self.mag[rows])
+
 
 def make_objects(scene: Scene) -> Table:
     """Draw all objects of a scene.
