@@ -3,6 +3,7 @@
 from . import (
     aperture_flux,
     blendedness,
+    compensated_flux,
     extendedness,
     gaussian_flux,
     hsm,
@@ -20,6 +21,7 @@ from . import (
 __all__ = (
     "aperture_flux",
     "blendedness",
+    "compensated_flux",
     "extendedness",
     "gaussian_flux",
     "hsm",
