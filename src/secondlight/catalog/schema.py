@@ -100,12 +100,16 @@ class Schema:
         raise ValueError(f"Aliases of {name!r} form a circle.")
 
     def alias_columns(self) -> dict[str, str]:
-        """Return every alias column name with the real column it repeats, in alias then field order."""
+        """Return every alias column name with the real column it repeats, in alias then field order.
+
+        An alias of a column stands also for those whose names continue it: what repeats ``base_X_flag``
+        repeats ``base_X_flag_edge``.
+        """
         result: dict[str, str] = {}
         for alias in self.aliases:
-            if (whole := self.resolve(alias)) in self._fields:
+            whole = self.resolve(alias)
+            if whole in self._fields:
                 result[alias] = whole
-                continue
             prefix = whole + "_"
             for name in self._fields:
                 if name.startswith(prefix):
