@@ -1,0 +1,1 @@
+"""What the measurement of all sources of a detector costs, plugin by plugin, beside the peers."""
