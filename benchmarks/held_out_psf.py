@@ -16,7 +16,7 @@ from secondlight.psf.evaluation import kernel_stamps
 from secondlight.psf.piff_determiner import PiffPsfDeterminerTask
 from secondlight.tasks.calibrate_image import CalibrateImageTask
 
-from .sdss import first_pass_config, frames, reference_stars
+from .sdss import first_pass_config, frames, run_first_pass
 
 FOLDS = 4
 MODELS = ((0, 25), (1, 25), (2, 25), (2, 17), (3, 17))
@@ -56,11 +56,7 @@ def main() -> None:
     prepared = []
     for _, observation in frames():
         first = CalibrateImageTask(config=first_pass_config())
-        result = first.run(
-            exposures=[observation.image],
-            survey_psf=observation.survey_psf,
-            reference_catalog=reference_stars(),
-        )
+        result = run_first_pass(first, observation)
         stars = result.stars[result.stars["calib_psf_candidate"]]
         prepared.append(
             (result.exposure, stars, MakePsfCandidatesTask().run(stars, result.exposure).candidates)

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from secondlight.tasks.calibrate_image import CalibrateImageTask
-from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
+from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 
-from .sdss import first_pass_config, frames, reference_stars
+from .sdss import final_pass_config, first_pass_config, frames, run_final_pass, run_first_pass
 
 
 def user_seconds() -> float:
@@ -48,28 +48,14 @@ def run_both(observation: Any) -> tuple[dict[str, float], dict[str, float], int]
     first_steps = [n for n in first_pass_config().toDict() if hasattr(getattr(first, n, None), "run")]
     first_times = time_subtasks(first, first_steps)
     start = user_seconds()
-    result = first.run(
-        exposures=[observation.image.copy()],
-        survey_psf=observation.survey_psf,
-        reference_catalog=reference_stars(),
-    )
+    result = run_first_pass(first, observation)
     first_times["total"] = user_seconds() - start
-    config = ReprocessVisitImageConfig()
-    config.repair.doCosmicRay = False
-    config.load("resource://secondlight/configs/sdss/apertures.py")
+    config = final_pass_config()
     final = ReprocessVisitImageTask(config=config)
     final_steps = [n for n in config.toDict() if hasattr(getattr(final, n, None), "run")]
     final_times = time_subtasks(final, final_steps)
     start = user_seconds()
-    published = final.run(
-        exposures=[observation.image.copy()],
-        psf=result.exposure.psf,
-        background=result.background,
-        ap_corr=result.exposure.aperture_corrections,
-        photo_calib=result.initial_photo_calib,
-        wcs=result.exposure.sky_projection,
-        calib_sources=result.stars.to_astropy(),
-    )
+    published = run_final_pass(final, observation, result)
     final_times["total"] = user_seconds() - start
     return first_times, final_times, len(published.sources)
 
