@@ -1,7 +1,7 @@
 """Every column of an independent table of SDSS sources beside ours, on the same three frames.
 
 Run as ``python -m benchmarks.sdss_table``.  Both passes run in memory; the final one uses the PSF of the
-first.  Sources are compared that neither system flags, within one pixel of each other, by signal-to-noise ratio.
+first.  Sources are compared that neither system flags, within one pixel, by signal-to-noise ratio.
 """
 
 from __future__ import annotations
