@@ -239,20 +239,6 @@ def test_circular_apertures() -> None:
         assert np.isfinite(flux[2]) == (radius < 50)
 
 
-@pytest.mark.parametrize(("sigma", "expected"), [(1.5, 10000.000), (2.0, 9999.99965), (2.5, 9999.800)])
-def test_compensated_tophat(sigma: float, expected: float) -> None:
-    exposure = star(sigma=sigma)
-    catalog = measure_at(exposure, ["base_CompensatedTophatFlux"], x=[60.0], y=[60.0])
-    prefix = "base_CompensatedTophatFlux_12"
-    assert catalog[f"{prefix}_instFlux"][0] == pytest.approx(expected, abs=2e-3)
-    assert catalog[f"{prefix}_instFluxErr"][0] == pytest.approx(26.1747, abs=1e-4)
-    flat = make_visit_image(width=121, height=121, add_noise=False, background=1.0)
-    catalog = measure_at(flat, ["base_CompensatedTophatFlux"], x=[60.0, 60.5, 15.0], y=[60.0, 60.5, 60.0])
-    assert catalog[f"{prefix}_instFlux"][:2] == pytest.approx([-20.376, -0.677], abs=2e-3)
-    assert catalog[f"{prefix}_flag_bounds"].tolist() == [False, False, True]
-    assert catalog[f"{prefix}_flag"].tolist() == [False, False, True]
-
-
 def test_pixel_flags() -> None:
     exposure = make_visit_image(width=100, height=100)
     exposure = replace_components(exposure, mask=ensure_planes(exposure.mask, ["STREAK"]))
