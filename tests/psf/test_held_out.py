@@ -1,0 +1,108 @@
+"""Residuals of stars a PSF was not fitted to, and the order they ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lsst.images import Box
+from lsst.images.psfs import GaussianPointSpreadFunction
+
+from secondlight.psf.evaluation import stellar_stamps
+from secondlight.psf.held_out import best_order, held_out_residuals
+
+from .piff_scenes import NOISE, SIGMA, make_scene
+
+
+def gaussian(sigma: float) -> GaussianPointSpreadFunction:
+    return GaussianPointSpreadFunction(sigma, bounds=Box.factory[0:2000, 0:2000], stamp_size=25)
+
+
+def test_residuals_of_the_true_psf_are_noise() -> None:
+    _, stars = make_scene(49)
+    weights = np.full(stars.stamps.image.shape, NOISE**-2)
+    residuals = held_out_residuals(gaussian(SIGMA), stars, weights)
+    scatter = residuals.chi2.std() * np.sqrt(0.5 * (21 * 21 - 3))
+    assert residuals.chi2.mean() == pytest.approx(1.0, abs=0.03)
+    assert scatter == pytest.approx(1.0, abs=0.3)
+    for values in (residuals.size, residuals.e1, residuals.e2):
+        assert abs(values.mean()) < 3 * values.std() / 7
+
+
+def test_a_wrong_size_shows() -> None:
+    _, stars = make_scene(25)
+    weights = np.full(stars.stamps.image.shape, NOISE**-2)
+    residuals = held_out_residuals(gaussian(1.05 * SIGMA), stars, weights)
+    assert residuals.size.mean() == pytest.approx(1.05**-2 - 1, abs=2e-3)
+    assert residuals.chi2.mean() > 2
+
+
+def test_flux_and_centre_are_free() -> None:
+    """A noiseless star a little off its stated position leaves little more than one at it."""
+    _, stars = make_scene(9, noise=0.0)
+    x0, y0 = stars.stamps.x0, stars.stamps.y0
+    drawn = stellar_stamps(gaussian(SIGMA), x=stars.x + 0.02, y=stars.y - 0.01)
+    size = stars.stamps.image.shape[1]
+    inner = (25 - size) // 2
+    moved = 7.0e4 * drawn.images[:, inner:-inner, inner:-inner]
+    assert (drawn.x0 + inner == x0).all()
+    assert (drawn.y0 + inner == y0).all()
+    stars.stamps.image[...] = moved
+    weights = np.full(moved.shape, NOISE**-2)
+    residuals = held_out_residuals(gaussian(SIGMA), stars, weights)
+    unfitted = ((moved - 7.0e4 * stellar_stamps(gaussian(SIGMA), x=stars.x, y=stars.y).images[
+        :, inner:-inner, inner:-inner
+    ]) ** 2).sum(axis=(1, 2)) / NOISE**2 / (size**2 - 3)  # fmt: skip
+    assert (residuals.chi2 < 1e-2 * unfitted).all()
+
+
+def test_masked_pixels_do_not_count() -> None:
+    _, stars = make_scene(9)
+    weights = np.full(stars.stamps.image.shape, NOISE**-2)
+    clean = held_out_residuals(gaussian(SIGMA), stars, weights)
+    stars.stamps.image[:, 2, 3] = np.nan
+    weights[:, 2, 3] = 0.0
+    masked = held_out_residuals(gaussian(SIGMA), stars, weights)
+    np.testing.assert_allclose(masked.chi2, clean.chi2, rtol=0.05)
+
+
+def test_stars_without_weight_or_psf_have_no_residual() -> None:
+    _, stars = make_scene(4)
+    weights = np.full(stars.stamps.image.shape, NOISE**-2)
+    weights[1] = 0.0
+    stars.x[2] = np.nan
+    residuals = held_out_residuals(gaussian(SIGMA), stars, weights)
+    assert np.isfinite(residuals.chi2).tolist() == [True, False, False, True]
+
+
+def test_no_stars() -> None:
+    _, stars = make_scene(4)
+    none = stars[np.zeros(4, dtype=bool)]
+    assert len(held_out_residuals(gaussian(SIGMA), none, np.zeros(none.stamps.image.shape)).chi2) == 0
+
+
+def test_order_that_is_significantly_better_wins() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(1.0, 0.2, 40)
+    chi2 = {0: noise + 0.5, 1: noise + rng.normal(0.0, 0.01, 40), 2: noise + rng.normal(0.0, 0.01, 40)}
+    assert best_order(chi2) == 1
+
+
+def test_too_high_an_order_loses() -> None:
+    noise = np.random.default_rng(2).normal(1.0, 0.2, 30)
+    assert best_order({0: noise, 3: noise + 0.3}) == 0
+    assert best_order({2: noise, 0: noise + 0.3}) == 2
+
+
+def test_one_bad_star_does_not_decide() -> None:
+    noise = np.random.default_rng(3).normal(1.0, 0.1, 30)
+    low, high = noise + 0.2, noise.copy()
+    low[0], high[0] = 500.0, 900.0
+    low[1] = np.nan
+    assert best_order({0: low, 2: high}) == 2
+
+
+def test_nothing_to_choose_from() -> None:
+    with pytest.raises(ValueError, match="no order"):
+        best_order({})
+    with pytest.raises(ValueError, match="No star"):
+        best_order({0: np.array([np.nan]), 1: np.array([1.0])})
