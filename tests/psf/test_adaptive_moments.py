@@ -117,3 +117,18 @@ def test_sums_with_weights_of_all_sizes(seed: int) -> None:
     slow = [(term * f).sum() for f in (1, dx, dy, dx * dx, dx * dy, dy * dy)]
     scale = [np.abs(term * f).sum() + 1e-300 for f in (1, dx, dy, dx * dx, dx * dy, dy * dy)]
     np.testing.assert_allclose((sums - slow) / scale, 0.0, atol=1e-10)
+
+
+def test_runaway_weights_are_given_up() -> None:
+    """On a pedestal the weight grows without end; the limit changes nothing for weights that converge."""
+    star = gaussian(100, 100, 4, 4, 0, 201)
+    images = np.stack([star, star + 1e-2])
+    free = adaptive_moments(images, x=100.0, y=100.0)
+    limited = adaptive_moments(images, x=100.0, y=100.0, max_sigma=10.0)
+    assert limited.flags.tolist() == [0, UNWEIGHTED]
+    assert limited.xx[0] == free.xx[0]
+    assert free.flags[1] == 0
+    assert free.xx[1] > 20.0**2
+    # Unweighted over the box of the last weight, which is at most 4 times the limit on each side.
+    assert 4.0 < limited.xx[1] <= 40.0**2 / 3.0
+    assert np.isnan(limited.weighted_sum[1])

@@ -163,6 +163,7 @@ def _iterate(
     max_shift: float,
     tol1: float,
     tol2: float,
+    max_sigma: float,
     weight: np.ndarray,
     sums: np.ndarray,
     centre: np.ndarray,
@@ -199,6 +200,8 @@ def _iterate(
         n_det = n_xx * n_yy - n_xy * n_xy
         if not (n_det > 0 and n_xx > 0 and n_yy > 0):
             return flags | UNWEIGHTED
+        if not max(n_xx, n_yy) <= max_sigma * max_sigma * n_det:
+            return flags | UNWEIGHTED
         weight[0], weight[1], weight[2] = n_yy / n_det, n_xx / n_det, -n_xy / n_det
     return flags | MAX_ITER | UNWEIGHTED
 
@@ -212,19 +215,21 @@ def measure_one(
     max_shift: float,
     tol1: float,
     tol2: float,
+    max_sigma: float,
     result: np.ndarray,
 ) -> int:
     """Measure one object; fill ``result`` (x, y, xx, yy, xy, weighted sum) and return the flags.
 
     x, y are array indices of the fixed centre; the returned position is that of the last weighted sums.
-    Unweighted moments have no weighted sum.
+    Unweighted moments have no weighted sum.  A weight that would get wider than ``max_sigma`` on either axis
+    is given up as a failure of the weighted moments.
     """
     weight = np.array([_START, _START, 0.0])
     sums = np.zeros(6)
     result[:] = np.nan
     if not (x >= -0.5 and y >= -0.5 and x < image.shape[1] - 0.5 and y < image.shape[0] - 0.5):
         return UNWEIGHTED_BAD
-    flags = _iterate(image, x, y, max_iter, max_shift, tol1, tol2, weight, sums, result[:2])
+    flags = _iterate(image, x, y, max_iter, max_shift, tol1, tol2, max_sigma, weight, sums, result[:2])
     result[5] = sums[0]
     if flags & UNWEIGHTED:
         box = weight_box(image.shape, x, y, weight[0], weight[1])
@@ -250,11 +255,12 @@ def adaptive_moments_loop(
     max_shift: float,
     tol1: float,
     tol2: float,
+    max_sigma: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure images (n, h, w) about array positions x, y (n); return results (n, 6) and flags (n)."""
     n = images.shape[0]
     results = np.empty((n, 6))
     flags = np.zeros(n, np.int64)
     for k in range(n):
-        flags[k] = measure_one(images[k], x[k], y[k], max_iter, max_shift, tol1, tol2, results[k])
+        flags[k] = measure_one(images[k], x[k], y[k], max_iter, max_shift, tol1, tol2, max_sigma, results[k])
     return results, flags

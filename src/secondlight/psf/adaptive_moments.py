@@ -49,6 +49,7 @@ def adaptive_moments(
     max_shift: float = 0.0,
     tol1: float = 1e-5,
     tol2: float = 1e-4,
+    max_sigma: float = np.inf,
 ) -> AdaptiveMoments:
     """Measure stamps (spec finalize 9.3).
 
@@ -64,6 +65,8 @@ def adaptive_moments(
         Largest accepted shift of the weighted centre, pixels; forced into [2, 10].
     tol1, tol2
         Convergence limits of the ellipticity components and of the relative size.
+    max_sigma
+        Widest weight, pixels; an object whose weight would get wider has unweighted moments.
     """
     n = len(images)
     results, flags = kernels.adaptive_moments_loop(
@@ -74,6 +77,7 @@ def adaptive_moments(
         min(max(max_shift, MIN_SHIFT), MAX_SHIFT),
         tol1,
         tol2,
+        max_sigma,
     )
     x_out, y_out, xx, yy, xy, weighted_sum = results.T
     return AdaptiveMoments(x_out, y_out, xx, yy, xy, weighted_sum, flags)

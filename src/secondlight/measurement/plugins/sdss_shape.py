@@ -27,11 +27,16 @@ from .moment_errors import moment_errors
 _FLAGS = {
     "flag": "general failure",
     "flag_unweightedBad": "weighted and unweighted moments failed",
-    "flag_unweighted": "weighted moments failed; these are unweighted",
+    "flag_unweighted": "weighted moments failed or ran away from the footprint; these are unweighted",
     "flag_shift": "the centre moved more than maxShift",
     "flag_maxIter": "too many iterations",
     "flag_psf": "the moments of the PSF cannot be measured",
 }
+
+
+_WIDEST_IN_FOOTPRINTS = 2.0
+_LEAST_WIDEST = 20.0
+"""Widest standard deviation of a weight: longer sides of the footprint, and at least so many pixels."""
 
 
 class SdssShapeConfig(MeasurementPluginConfig):
@@ -87,7 +92,14 @@ class SdssShapePlugin(MeasurementPlugin):
         x, y = sources.centroids
         max_shift = min(max(c.maxShift, MIN_SHIFT), MAX_SHIFT)
         moments, variance, bits = _shape_loop(
-            sources.pixels, x, y, c.background, c.maxIter, max_shift, c.tol1, c.tol2
+            _less_background(sources.pixels, c.background),
+            x,
+            y,
+            c.maxIter,
+            max_shift,
+            c.tol1,
+            c.tol2,
+            _widest(sources.bounding_boxes),
         )
         xx, yy, xy, flux = moments[:, 2], moments[:, 3], moments[:, 4], 2.0 * moments[:, 5]
         variance[(bits & (UNWEIGHTED | UNWEIGHTED_BAD)) != 0] = np.nan
@@ -122,32 +134,47 @@ class SdssShapePlugin(MeasurementPlugin):
             sources.note_invalid_psf(bad_psf & np.isfinite(x))
 
 
+def _less_background(pixels: SourcePixels, level: float) -> SourcePixels:
+    """Return pixels with a constant taken off."""
+    if level == 0.0:
+        return pixels
+    constant = np.float32(level)
+    return pixels._replace(
+        image=pixels.image - constant, own=pixels.own - constant, replaced=pixels.replaced - constant
+    )
+
+
+def _widest(boxes: np.ndarray) -> np.ndarray:
+    """Return the standard deviation beyond which a weight has run away, pixels (n), from footprint boxes.
+
+    The moments of a source that was seen at all converge well within its footprint.  Where they do not,
+    because of a neighbour's wings or of what is left of the sky, the weight takes in more and more of the
+    image, at a cost that grows with its area.  A source without a footprint has no limit.
+    """
+    size = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) + 1.0
+    return np.where(size > 0, np.maximum(_WIDEST_IN_FOOTPRINTS * size, _LEAST_WIDEST), np.inf)
+
+
 @njit(cache=True, nogil=True)
 def _shape_loop(
     pixels: SourcePixels,
     x: np.ndarray,
     y: np.ndarray,
-    background: float,
     max_iter: int,
     max_shift: float,
     tol1: float,
     tol2: float,
+    max_sigma: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure moments (n, 6) in parent pixels, the variance of the central pixel (n) and flags (n)."""
     n = len(x)
     moments = np.full((n, 6), np.nan)
     variance = np.full(n, np.nan)
     flags = np.zeros(n, np.int64)
-    image = pixels.image
     for k in range(n):
         i, j = x[k] - pixels.x0, y[k] - pixels.y0
         show(pixels, k)
-        if background != 0.0:
-            flags[k] = measure_one(
-                image - np.float32(background), i, j, max_iter, max_shift, tol1, tol2, moments[k]
-            )
-        else:
-            flags[k] = measure_one(image, i, j, max_iter, max_shift, tol1, tol2, moments[k])
+        flags[k] = measure_one(pixels.image, i, j, max_iter, max_shift, tol1, tol2, max_sigma[k], moments[k])
         hide(pixels, k)
         moments[k, 0] += pixels.x0
         moments[k, 1] += pixels.y0
