@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("FittedStar", "piff_stars", "star_weights")
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import galsim
@@ -29,17 +30,21 @@ class FittedStar:
         Whether the fit rejected the star.
     is_reserve
         Whether the star was held out of the fit.
+    color
+        Colour that the fit used, mag; NaN if it used none.
     """
 
     image_pos: XY[float]
     is_flagged: bool
     is_reserve: bool
+    color: float = math.nan
 
     @staticmethod
     def of(star: piff.Star) -> FittedStar:
         """Return the essence of a Piff star."""
         position = XY(x=float(star.image_pos.x), y=float(star.image_pos.y))
-        return FittedStar(position, bool(star.is_flagged), bool(star.is_reserve))
+        color = float(star.data.properties.get("colorValue", math.nan))
+        return FittedStar(position, bool(star.is_flagged), bool(star.is_reserve), color)
 
 
 def star_weights(

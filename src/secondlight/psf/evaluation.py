@@ -11,22 +11,24 @@ __all__ = (
     "psf_shapes",
     "stamp_shapes",
     "stellar_stamps",
+    "takes_color",
     "trace_radius",
 )
 
-import logging
-from collections.abc import Callable
 from typing import NamedTuple
 
-import galsim
 import numpy as np
 import numpy.typing as npt
-from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper, PointSpreadFunction
+from lsst.images.psfs import PiffWrapper, PointSpreadFunction
 
+from ._drawing import draw_one_by_one, drawing_of, stamp_half, takes_color
 from .adaptive_moments import UNWEIGHTED, UNWEIGHTED_BAD, adaptive_moments
-from .pixel_grid import PixelGridModel
 
-_LOG = logging.getLogger(__name__)
+_BATCH = 256
+"""Stamps drawn together, which bounds the memory of intermediate steps."""
+
+_FARTHEST = 2.0**31
+"""Positions beyond this, in pixels, are not of this world."""
 
 
 class InvalidPsfError(RuntimeError):
@@ -39,7 +41,7 @@ class StellarStamps(NamedTuple):
     Attributes
     ----------
     images
-        Stamps of unit sum, float64 (n, h, w); a row whose PSF cannot be evaluated is NaN.
+        Stamps of unit sum (n, h, w); a row whose PSF cannot be evaluated is NaN.
     x0, y0
         Parent pixel of the first element of each stamp, int64 (n).
     """
@@ -49,139 +51,117 @@ class StellarStamps(NamedTuple):
     y0: np.ndarray
 
 
-def _positions(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    xs, ys = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-    return np.atleast_1d(xs), np.atleast_1d(ys)
+def kernel_stamps(
+    psf: PointSpreadFunction,
+    *,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    color: npt.ArrayLike | None = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> np.ndarray:
+    """Return kernel images at many positions, centred on the middle pixel, unit sum (n, h, w).
+
+    Parameters
+    ----------
+    psf
+        PSF model.
+    x, y
+        Positions, parent pixels (n).
+    color
+        Colours of the objects, mag (n), for a PSF that takes colours; by default, and where NaN, the mean
+        colour of the stars that the PSF was fitted to.
+    dtype
+        Type of the stamps.  Single precision halves the memory and rounds to 1e-7 of the peak.
+
+    Returns
+    -------
+    stamps
+        A row whose PSF cannot be evaluated is NaN.
+    """
+    return _stamps(psf, x, y, color, dtype, centred=True).images
 
 
-def _nearest(position: np.ndarray) -> np.ndarray:
-    """Return the nearest pixel, halves up; 0 for a position that is not finite."""
-    return np.floor(np.where(np.isfinite(position), position, 0.0) + 0.5).astype(np.int64)
+def stellar_stamps(
+    psf: PointSpreadFunction,
+    *,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    color: npt.ArrayLike | None = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> StellarStamps:
+    """Return the PSF as point sources at (x, y) show it: stamps centred on the nearest pixel, halves up.
+
+    Parameters are those of `kernel_stamps`.
+    """
+    return _stamps(psf, x, y, color, dtype, centred=False)
 
 
-def _normalised(images: np.ndarray, invalid: np.ndarray) -> np.ndarray:
-    """Scale stamps to unit sum in place; rows that are invalid or have no positive sum become NaN."""
+def _stamps(
+    psf: PointSpreadFunction,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    color: npt.ArrayLike | None,
+    dtype: npt.DTypeLike,
+    *,
+    centred: bool,
+) -> StellarStamps:
+    """Draw in batches that fit into the processor's cache, and normalise."""
+    color = np.nan if color is None else color
+    xs, ys, colors = np.atleast_1d(
+        *np.broadcast_arrays(*(np.asarray(values, dtype=np.float64) for values in (x, y, color)))
+    )
+    usable = np.isfinite(xs) & np.isfinite(ys) & (np.abs(xs) < _FARTHEST) & (np.abs(ys) < _FARTHEST)
+    xi, yi = (np.floor(np.where(usable, position, 0.0) + 0.5) for position in (xs, ys))
+    x_half, y_half = stamp_half(psf)
+    images = np.empty((len(xs), *psf.kernel_bbox.shape), dtype=dtype)
+    images[~usable] = np.nan
+    draw = drawing_of(psf)
+    for start in range(0, len(xs), _BATCH):
+        rows = start + np.flatnonzero(usable[start : start + _BATCH])
+        if draw is None:
+            drawn = draw_one_by_one(psf, x=xs[rows], y=ys[rows], centred=centred)
+        else:
+            dx, dy = (np.zeros_like(p) if centred else p for p in (xs[rows] - xi[rows], ys[rows] - yi[rows]))
+            with np.errstate(over="ignore", invalid="ignore"):
+                drawn = draw(x=xs[rows], y=ys[rows], dx=dx, dy=dy, color=colors[rows])
+        images[rows] = _normalised(drawn)
+    return StellarStamps(images, xi.astype(np.int64) - x_half, yi.astype(np.int64) - y_half)
+
+
+def _normalised(images: np.ndarray) -> np.ndarray:
+    """Scale stamps to unit sum in place; those without a positive sum become NaN."""
     total = images.sum(axis=(1, 2))
-    invalid = invalid | ~(np.isfinite(total) & (total > 0))
-    images /= np.where(invalid, 1.0, total)[:, None, None]
-    images[invalid] = np.nan
+    total[~(np.isfinite(total) & (total > 0))] = np.nan
+    images /= total[:, None, None]
     return images
 
 
-def _stamp_half(psf: PointSpreadFunction) -> tuple[int, int]:
-    box = psf.kernel_bbox
-    return -box.x.start, -box.y.start
-
-
-def kernel_stamps(psf: PointSpreadFunction, *, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
-    """Return kernel images at many positions, centred on the middle pixel, unit sum, float64 (n, h, w).
-
-    A row whose PSF cannot be evaluated is NaN.
-    """
-    xs, ys = _positions(x, y)
-    invalid = ~(np.isfinite(xs) & np.isfinite(ys))
-    if isinstance(psf, GaussianPointSpreadFunction):
-        return _normalised(_gaussian(psf, np.zeros_like(xs), np.zeros_like(ys)), invalid)
-    if isinstance(psf, PiffWrapper):
-        if (model := PixelGridModel.from_piff(psf.piff_psf)) is not None:
-            half = _stamp_half(psf)
-            middle = np.zeros_like(xs)
-            return _normalised(model.draw(x=xs, y=ys, dx=middle, dy=middle, half=half), invalid)
-
-        def draw(xi: float, yi: float) -> np.ndarray:
-            return _draw_piff(psf, xi, yi, centred=True)
-    else:
-
-        def draw(xi: float, yi: float) -> np.ndarray:
-            return np.asarray(psf.compute_kernel_image(x=xi, y=yi).array, dtype=np.float64)
-
-    return _normalised(_each(draw, xs, ys, invalid, psf.kernel_bbox.shape), invalid)
-
-
-def stellar_stamps(psf: PointSpreadFunction, *, x: npt.ArrayLike, y: npt.ArrayLike) -> StellarStamps:
-    """Return the PSF as point sources at (x, y) show it: stamps centred on the nearest pixel, halves up."""
-    xs, ys = _positions(x, y)
-    invalid = ~(np.isfinite(xs) & np.isfinite(ys))
-    x_half, y_half = _stamp_half(psf)
-    xi, yi = _nearest(xs), _nearest(ys)
-    x0, y0 = xi - x_half, yi - y_half
-    dx, dy = np.where(invalid, 0.0, xs - xi), np.where(invalid, 0.0, ys - yi)
-    if isinstance(psf, GaussianPointSpreadFunction):
-        return StellarStamps(_normalised(_gaussian(psf, dx, dy), invalid), x0, y0)
-    if isinstance(psf, PiffWrapper):
-        if (model := PixelGridModel.from_piff(psf.piff_psf)) is not None:
-            images = model.draw(x=xs, y=ys, dx=dx, dy=dy, half=(x_half, y_half))
-            return StellarStamps(_normalised(images, invalid), x0, y0)
-
-        def draw(xk: float, yk: float) -> np.ndarray:
-            return _draw_piff(psf, xk, yk, centred=False)
-    else:
-
-        def draw(xk: float, yk: float) -> np.ndarray:
-            return np.asarray(psf.compute_stellar_image(x=xk, y=yk).array, dtype=np.float64)
-
-    images = _each(draw, xs, ys, invalid, psf.kernel_bbox.shape)
-    return StellarStamps(_normalised(images, invalid), x0, y0)
-
-
-def _gaussian(psf: GaussianPointSpreadFunction, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Return point-sampled Gaussians offset by (dx, dy) from the middle pixel (n, h, w)."""
-    x_half, y_half = _stamp_half(psf)
-
-    def profile(half: int, offset: np.ndarray) -> np.ndarray:
-        distance = np.arange(-half, half + 1) - offset[:, None]
-        return np.asarray(np.exp(-0.5 * (distance / psf.sigma) ** 2))
-
-    return np.asarray(profile(y_half, dy)[:, :, None] * profile(x_half, dx)[:, None, :])
-
-
-def _draw_piff(psf: PiffWrapper, x: float, y: float, *, centred: bool) -> np.ndarray:
-    """Draw a Piff model on a stamp whose middle is the nearest pixel, halves up.
-
-    Piff's own choice of the stamp centre rounds halves down, which displaces a star at k + 0.5 by one pixel.
-    """
-    height, width = psf.kernel_bbox.shape
-    stamp = galsim.Image(width, height, dtype=float)
-    xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-    stamp.setCenter(xi, yi)
-    psf.piff_psf.draw(x, y, image=stamp, center=(float(xi), float(yi)) if centred else (x, y))
-    return np.asarray(stamp.array)
-
-
-def _each(
-    draw: Callable[[float, float], np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-    invalid: np.ndarray,
-    shape: tuple[int, ...],
+def psf_shapes(
+    psf: PointSpreadFunction, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Draw one distinct position at a time; rows that fail stay NaN."""
-    distinct, inverse = np.unique(np.column_stack([x, y]), axis=0, return_inverse=True)
-    usable = np.zeros(len(distinct), dtype=bool)
-    usable[inverse.ravel()[~invalid]] = True
-    images = np.full((len(distinct), *shape), np.nan)
-    for k in np.flatnonzero(usable):
-        try:
-            images[k] = draw(float(distinct[k, 0]), float(distinct[k, 1]))
-        except Exception as error:
-            _LOG.debug("The PSF cannot be evaluated at (%g, %g): %s", *distinct[k], error)
-    return images[inverse.ravel()]
+    """Return adaptive moments ``[xx, yy, xy]`` of the kernel images, pixel^2, (n, 3); NaN where they fail.
 
-
-def psf_shapes(psf: PointSpreadFunction, *, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
-    """Return adaptive moments ``[xx, yy, xy]`` of the kernel images, pixel^2, (n, 3); NaN where they fail."""
-    xs, ys = _positions(x, y)
-    if isinstance(psf, GaussianPointSpreadFunction):
-        finite = np.isfinite(xs) & np.isfinite(ys)
-        return np.where(finite[:, None], stamp_shapes(kernel_stamps(psf, x=0.0, y=0.0)), np.nan)
-    return stamp_shapes(kernel_stamps(psf, x=xs, y=ys))
+    Parameters are those of `kernel_stamps`.  The images are not kept.
+    """
+    color = np.nan if color is None else color
+    positions = np.atleast_1d(*np.broadcast_arrays(x, y, color))
+    n = len(positions[0])
+    shapes = np.empty((n, 3))
+    for start in range(0, n, _BATCH):
+        xs, ys, colors = (values[start : start + _BATCH] for values in positions)
+        shapes[start : start + _BATCH] = stamp_shapes(kernel_stamps(psf, x=xs, y=ys, color=colors))
+    return shapes
 
 
 def stamp_shapes(stamps: np.ndarray) -> np.ndarray:
     """Return adaptive moments ``[xx, yy, xy]`` of kernel stamps (n, h, w) about their middle pixel (n, 3)."""
-    moments = adaptive_moments(stamps, x=stamps.shape[2] // 2, y=stamps.shape[1] // 2)
-    shapes = np.column_stack([moments.xx, moments.yy, moments.xy])
-    shapes[(moments.flags & (UNWEIGHTED | UNWEIGHTED_BAD)) != 0] = np.nan
+    shapes = np.empty((len(stamps), 3))
+    for start in range(0, len(stamps), _BATCH):
+        part = stamps[start : start + _BATCH]
+        moments = adaptive_moments(part, x=part.shape[2] // 2, y=part.shape[1] // 2)
+        bad = (moments.flags & (UNWEIGHTED | UNWEIGHTED_BAD)) != 0
+        values = np.column_stack([moments.xx, moments.yy, moments.xy])
+        shapes[start : start + _BATCH] = np.where(bad[:, None], np.nan, values)
     return shapes
 
 

@@ -5,36 +5,44 @@ from __future__ import annotations
 __all__ = ("PixelGridModel",)
 
 import dataclasses
+import math
 from typing import Any
 
 import galsim
 import numpy as np
 import piff
 
-_CHUNK = 512
-"""Positions drawn together, which bounds the memory of the weight matrices."""
+from ._stamp_kernels import resample_loop
+
+_NO_WEIGHT = 1e-15
+"""Weights below this are rounding errors of zero."""
+
+_KEYS = {"x": 0, "u": 0, "y": 1, "v": 1, "colorValue": 2}
+"""Which of x, y and colour is behind each coordinate of a polynomial."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelGridModel:
-    """A pixel grid whose values are polynomials of position, seen through a plain pixel scale.
+    """A pixel grid whose values are polynomials of position and perhaps colour, on plain pixels.
 
     Parameters
     ----------
     coefficients
         Polynomial coefficients of each grid value (size * size, n_terms).
     exponents
-        Powers of the two coordinates in each term (n_terms, 2).
+        Powers of the coordinates in each term (n_terms, n_keys).
     factors
-        What turns x and y (pixels) into the coordinates of the polynomial (2).
+        What turns x, y (pixels) or colour (mag) into the coordinates of the polynomial (n_keys).
     axes
-        Index (0 for x, 1 for y) behind each coordinate of the polynomial (2).
+        Index (0 for x, 1 for y, 2 for colour) behind each coordinate of the polynomial (n_keys).
     size
         Grid points per side.
     step
         Image pixels in units of grid steps.
     interpolant
         Kernel that interpolates between grid points.
+    typical_color
+        Colour of objects whose own is not known, mag.
     """
 
     coefficients: np.ndarray
@@ -44,9 +52,10 @@ class PixelGridModel:
     size: int
     step: float
     interpolant: Any
+    typical_color: float = math.nan
 
     @staticmethod
-    def from_piff(psf: piff.PSF) -> PixelGridModel | None:
+    def from_piff(psf: piff.PSF, *, typical_color: float = math.nan) -> PixelGridModel | None:
         """Return the fast form of a Piff model, or `None` if it has a feature that only Piff itself draws."""
         model: Any = getattr(psf, "model", None)
         interp: Any = getattr(psf, "interp", None)
@@ -61,21 +70,30 @@ class PixelGridModel:
         if not supported:
             return None
         (local,) = wcs.values()
-        keys = tuple(interp._keys)
-        if type(local) is not galsim.PixelScale or not set(keys) <= set("xyuv") or len(keys) != 2:
+        keys = [str(key) for key in interp._keys]
+        if type(local) is not galsim.PixelScale or not set(keys) <= set(_KEYS):
             return None
+        step = float(local.scale / model.scale)
         return PixelGridModel(
             coefficients=np.asarray(interp.q, dtype=np.float64),
             exponents=np.argwhere(interp._mask),
             factors=np.array([local.scale if key in "uv" else 1.0 for key in keys]),
-            axes=np.array([0 if key in "xu" else 1 for key in keys]),
+            axes=np.array([_KEYS[key] for key in keys]),
             size=int(model.size),
-            step=float(local.scale / model.scale),
+            step=1.0 if math.isclose(step, 1.0, rel_tol=1e-12) else step,
             interpolant=model.interp,
+            typical_color=typical_color,
         )
 
     def draw(
-        self, *, x: np.ndarray, y: np.ndarray, dx: np.ndarray, dy: np.ndarray, half: tuple[int, int]
+        self,
+        *,
+        x: np.ndarray,
+        y: np.ndarray,
+        dx: np.ndarray,
+        dy: np.ndarray,
+        half: tuple[int, int],
+        color: np.ndarray | None = None,
     ) -> np.ndarray:
         """Draw the model of positions (x, y) at offsets (dx, dy) from the middle pixel of stamps.
 
@@ -87,29 +105,43 @@ class PixelGridModel:
             Offsets of the profile from the middle pixel (n).
         half
             Stamp half-sizes in x and y; the stamps are ``2 * half + 1`` wide.
+        color
+            Colours of the objects, mag (n); NaN, or no array, for the typical colour.
 
         Returns
         -------
         images
             Not normalised, float64 (n, h, w).
         """
-        images = np.empty((len(x), 2 * half[1] + 1, 2 * half[0] + 1))
-        for start in range(0, len(x), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            grids = self._grids(x[part], y[part])
-            along_y = self._weights(dy[part], half[1])
-            along_x = self._weights(dx[part], half[0])
-            images[part] = along_y @ grids @ along_x.transpose(0, 2, 1)
-        return images
+        return np.asarray(
+            resample_loop(self._grids(x, y, color), *self._taps(dy, half[1]), *self._taps(dx, half[0]))
+        )
 
-    def _grids(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def _grids(self, x: np.ndarray, y: np.ndarray, color: np.ndarray | None) -> np.ndarray:
         """Return the grid values at positions (n, size, size)."""
-        keys = np.stack([x, y])[self.axes] * self.factors[:, None]
-        terms = keys[0][:, None] ** self.exponents[:, 0] * keys[1][:, None] ** self.exponents[:, 1]
+        if color is None:
+            color = np.full(len(x), math.nan)
+        known = np.where(np.isfinite(color), color, self.typical_color)
+        keys = np.stack([x, y, known])[self.axes] * self.factors[:, None]
+        terms = np.prod(keys.T[:, None, :] ** self.exponents, axis=2)
         return np.asarray(terms @ self.coefficients.T).reshape(-1, self.size, self.size)
 
-    def _weights(self, offset: np.ndarray, half: int) -> np.ndarray:
-        """Return weights of the grid points for the pixels of one axis (n, 2 * half + 1, size)."""
-        pixels = (np.arange(-half, half + 1) - offset[:, None]) * self.step
-        distance = pixels[:, :, None] - (np.arange(self.size) - self.size // 2)
-        return np.asarray(self.interpolant.xval(distance.ravel())).reshape(distance.shape)
+    def _taps(self, offset: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return first grid indices (n, p) and weights (n, p or 1, taps) of the pixels of one axis.
+
+        There is one row instead of n if all offsets are the same.
+        """
+        if np.all(offset == offset[:1]):
+            offset = offset[:1]
+        pixels = np.arange(-half, half + 1)
+        if self.step == 1.0:
+            # All pixels of a stamp lie alike between their neighbours on the grid.
+            position, shift = -offset[:, None], pixels
+        else:
+            position, shift = (pixels - offset[:, None]) * self.step, np.zeros_like(pixels)
+        reach = min(math.ceil(self.interpolant.xrange), self.size + half)
+        base = np.floor(position)
+        distance = (position - base)[:, :, None] - np.arange(1 - reach, reach + 1)
+        weights = np.asarray(self.interpolant.xval(distance.ravel())).reshape(distance.shape)
+        weights[np.abs(weights) < _NO_WEIGHT] = 0.0
+        return base.astype(np.int64) + shift + (self.size // 2 + 1 - reach), weights

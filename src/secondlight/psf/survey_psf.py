@@ -13,11 +13,11 @@ from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pydantic
 from astropy.io.fits import FITS_rec
-from lsst.images import Bounds, Box, Image
+from lsst.images import Bounds
 from lsst.images._concrete_bounds import BoundsSerializationModel
-from lsst.images.psfs import PointSpreadFunction
 from lsst.images.serialization import (
     ArchiveTree,
     ArrayReferenceModel,
@@ -26,8 +26,10 @@ from lsst.images.serialization import (
     InvalidParameterError,
     OutputArchive,
 )
-from lsst.images.utils import round_half_up
 from scipy.interpolate import BSpline, make_interp_spline
+
+from ._stamp_kernels import resample_loop
+from .batch import BatchPsf
 
 type Interpolation = Literal["spline", "lanczos"]
 
@@ -39,7 +41,7 @@ _PSFEX_FIRST_PIXEL = 1.0  # PSFEx counts pixels from one, as FITS does
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SurveyPsf(PointSpreadFunction):
+class SurveyPsf(BatchPsf):
     """A PSF that is a sum of images, each times a monomial of the position.
 
     With ``u = (x - zero[0]) / scale[0]`` and ``v = (y - zero[1]) / scale[1]`` the PSF at (x, y) is
@@ -80,46 +82,49 @@ class SurveyPsf(PointSpreadFunction):
         """Where the model can be evaluated."""
         return self.domain
 
-    @cached_property
-    def kernel_bbox(self) -> Box:
-        """Box of all kernel images."""
-        r = self.stamp_size // 2
-        return Box.factory[-r : r + 1, -r : r + 1]
-
-    def compute_kernel_image(self, *, x: float, y: float) -> Image:
-        """Return the PSF at (x, y), centred on the middle pixel; parameters in parent pixels."""
-        return Image(self._draw(x, y, 0.0, 0.0), bbox=self.kernel_bbox)
-
-    def compute_stellar_image(self, *, x: float, y: float) -> Image:
-        """Return the PSF at (x, y) as a star there would appear; parameters in parent pixels."""
-        return Image(
-            self._draw(x, y, x - round_half_up(x), y - round_half_up(y)),
-            bbox=self.compute_stellar_bbox(x=x, y=y),
-        )
-
-    def compute_stellar_bbox(self, *, x: float, y: float) -> Box:
-        """Return the box of the stellar image at (x, y)."""
-        r = self.stamp_size // 2
-        i, j = round_half_up(x), round_half_up(y)
-        return Box.factory[j - r : j + r + 1, i - r : i + r + 1]
-
     def model_image(self, *, x: float, y: float) -> np.ndarray:
         """Return the samples of the model at (x, y), float64 (h, w), as they are (not normalised)."""
-        u = (x - self.zero[0]) / self.scale[0]
-        v = (y - self.zero[1]) / self.scale[1]
-        weights = u ** self.powers[:, 0].astype(np.float64) * v ** self.powers[:, 1].astype(np.float64)
-        return np.asarray(np.tensordot(weights, self.basis, axes=1))
+        return np.asarray(np.tensordot(self._monomials(x, y), self.basis, axes=1))
 
-    def _draw(self, x: float, y: float, dx: float, dy: float) -> np.ndarray:
-        """Return the model at (x, y) with its centre (dx, dy) pixels from that of the middle pixel."""
-        samples = self.model_image(x=x, y=y)
-        height, width = samples.shape
+    def draw(self, *, x: np.ndarray, y: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """Draw the PSF of positions (x, y) at offsets (dx, dy) from the middle pixel of stamps (n, h, w)."""
+        controls = self._controls
+        samples = (self._monomials(x, y) @ controls.reshape(len(controls), -1)).reshape(
+            -1, *controls.shape[1:]
+        )
+        height, width = self.basis.shape[1:]
+        stamps = resample_loop(samples, *self._taps(dy, height), *self._taps(dx, width))
+        return np.asarray(stamps / stamps.sum(axis=(1, 2), keepdims=True))
+
+    @cached_property
+    def _controls(self) -> np.ndarray:
+        """The images, or the coefficients of the splines through them (m, h, w)."""
+        if self.interpolation == "lanczos":
+            return self.basis
+        height, width = self.basis.shape[1:]
+        # scipy puts the coefficients' own axis first.
+        along_y = make_interp_spline(np.arange(height), self.basis, k=_SPLINE_DEGREE, axis=1).c
+        along_x = make_interp_spline(np.arange(width), along_y, k=_SPLINE_DEGREE, axis=2).c
+        return np.ascontiguousarray(along_x.transpose(2, 1, 0))
+
+    def _monomials(self, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
+        """Return what each image is multiplied with at positions (n, m)."""
+        u = (np.asarray(x, dtype=np.float64) - self.zero[0]) / self.scale[0]
+        v = (np.asarray(y, dtype=np.float64) - self.zero[1]) / self.scale[1]
+        return np.asarray(np.prod(np.stack([u, v], axis=-1)[..., None, :] ** self.powers, axis=-1))
+
+    def _taps(self, offset: np.ndarray, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return first samples (n, p) and weights (n, p, taps) of the pixels of one axis.
+
+        There is one row instead of n if all offsets are the same.
+        """
+        if np.all(offset == offset[:1]):
+            offset = offset[:1]
         pixels = np.arange(self.stamp_size) - self.stamp_size // 2
-        weights = _lanczos_weights if self.interpolation == "lanczos" else _spline_weights
-        rows = weights((pixels - dy) / self.sampling + height // 2, height)
-        columns = weights((pixels - dx) / self.sampling + width // 2, width)
-        stamp = rows @ samples @ columns.T
-        return np.asarray(stamp / stamp.sum())
+        positions = (pixels - offset[:, None]) / self.sampling + n_samples // 2
+        taps = _lanczos_taps if self.interpolation == "lanczos" else _spline_taps
+        first, weights = taps(positions.ravel(), n_samples)
+        return first.reshape(positions.shape), weights.reshape(*positions.shape, -1)
 
     def serialize(self, archive: OutputArchive[Any]) -> SurveyPsfModel:
         """Write to an archive of `lsst.images`."""
@@ -256,28 +261,30 @@ def psf_from_psfex(
     )
 
 
-def _lanczos_weights(positions: np.ndarray, n: int) -> np.ndarray:
-    """Return weights (len(positions), n) that interpolate n samples at positions; zero beyond the samples.
+def _lanczos_taps(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first of the samples (p) that interpolation at positions (p) uses, and weights (p, taps).
 
-    The weights of a position sum to one before samples outside are dropped, so a constant stays constant.
+    The weights of a position sum to one, samples beyond the n given ones included, which are zero: a constant
+    stays constant.
     """
     first = np.floor(positions).astype(np.int64) - _LANCZOS_ORDER + 1
-    index = first[:, None] + np.arange(2 * _LANCZOS_ORDER)
-    distance = positions[:, None] - index
+    distance = positions[:, None] - first[:, None] - np.arange(2 * _LANCZOS_ORDER)
     weights = np.sinc(distance) * np.sinc(distance / _LANCZOS_ORDER)
-    weights /= weights.sum(axis=1, keepdims=True)
-    padded = np.zeros((len(positions), n))
-    row, column = np.nonzero((index >= 0) & (index < n))
-    padded[row, index[row, column]] = weights[row, column]
-    return padded
+    return first, weights / weights.sum(axis=1, keepdims=True)
 
 
-def _spline_weights(positions: np.ndarray, n: int) -> np.ndarray:
-    """Return weights (len(positions), n) of spline interpolation; zero beyond the samples."""
-    return np.asarray(np.nan_to_num(_unit_splines(n)(positions, extrapolate=False)))
+def _spline_taps(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first of the n spline coefficients (p) that positions (p) use, and weights (p, taps).
+
+    The spline is zero beyond its samples.
+    """
+    inside = (positions >= 0) & (positions <= n - 1)
+    basis = BSpline.design_matrix(np.clip(positions, 0, n - 1), _knots(n), _SPLINE_DEGREE)
+    weights = basis.data.reshape(-1, _SPLINE_DEGREE + 1) * inside[:, None]
+    return basis.indices.reshape(weights.shape)[:, 0].astype(np.int64), weights
 
 
 @cache
-def _unit_splines(n: int) -> BSpline:
-    """Return the splines through n samples, one of them 1 and the others 0."""
-    return make_interp_spline(np.arange(n), np.eye(n), k=_SPLINE_DEGREE)
+def _knots(n: int) -> np.ndarray:
+    """Return the knots of splines through n samples."""
+    return np.asarray(make_interp_spline(np.arange(n), np.zeros(n), k=_SPLINE_DEGREE).t)

@@ -6,18 +6,16 @@ __all__ = ("SimulatedPsf", "SimulatedPsfModel", "make_psf")
 
 import dataclasses
 import math
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
-from lsst.images import Bounds, Box, Image
+from lsst.images import Bounds, Box
 from lsst.images._concrete_bounds import BoundsSerializationModel
-from lsst.images.psfs import PointSpreadFunction
 from lsst.images.serialization import ArchiveTree, InputArchive, InvalidParameterError, OutputArchive
-from lsst.images.utils import round_half_up
 
+from ..psf.batch import BatchPsf
 from .profiles import AtmosphereName
 from .randomness import rng
 from .render import Light, draw_stamps
@@ -48,7 +46,7 @@ _SAMPLES = 33
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SimulatedPsf(PointSpreadFunction):
+class SimulatedPsf(BatchPsf):
     """A sheared atmospheric profile convolved with a Gaussian spot and the pixel.
 
     With field coordinates ``(u, v) = ((x, y) - boresight) / radius`` each row of `coefficients` is a
@@ -92,12 +90,6 @@ class SimulatedPsf(PointSpreadFunction):
         """Where the model can be evaluated."""
         return self.domain
 
-    @cached_property
-    def kernel_bbox(self) -> Box:
-        """Box of all kernel images."""
-        r = self.stamp_size // 2
-        return Box.factory[-r : r + 1, -r : r + 1]
-
     def parameters(
         self, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike | None = None
     ) -> np.ndarray:
@@ -129,20 +121,7 @@ class SimulatedPsf(PointSpreadFunction):
         return np.stack([width, g1, g2, xx, yy, 2 * a * c], axis=-1)
 
     def draw(self, *, x: np.ndarray, y: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """Draw the PSF of positions (x, y) at offsets (dx, dy) from the middle pixel of stamps.
-
-        Parameters
-        ----------
-        x, y
-            Positions that choose the PSF, pixels (n).
-        dx, dy
-            Offsets from the middle pixel, not more than half a pixel (n).
-
-        Returns
-        -------
-        images
-            Stamps of unit sum, float64 (n, stamp_size, stamp_size).
-        """
+        """Draw the PSF of positions (x, y) at offsets (dx, dy) from the middle pixel of stamps (n, h, w)."""
         edge, r = self.stamp_size, self.stamp_size // 2
         light = self._points(self.parameters(x=x, y=y), dx=dx, dy=dy)
         images = np.empty((len(light), edge, edge))
@@ -166,25 +145,6 @@ class SimulatedPsf(PointSpreadFunction):
             profile=self.profile,
             beta=self.beta,
         )
-
-    def compute_kernel_image(self, *, x: float, y: float) -> Image:
-        """Return the PSF at (x, y), centred on the middle pixel, unit sum."""
-        return Image(self._draw_one(x, y, 0.0, 0.0), bbox=self.kernel_bbox)
-
-    def compute_stellar_image(self, *, x: float, y: float) -> Image:
-        """Return the PSF at (x, y) as a star there would appear, unit sum."""
-        image = self._draw_one(x, y, x - round_half_up(x), y - round_half_up(y))
-        return Image(image, bbox=self.compute_stellar_bbox(x=x, y=y))
-
-    def compute_stellar_bbox(self, *, x: float, y: float) -> Box:
-        """Return the box of the stellar image at (x, y)."""
-        r = self.stamp_size // 2
-        i, j = round_half_up(x), round_half_up(y)
-        return Box.factory[j - r : j + r + 1, i - r : i + r + 1]
-
-    def _draw_one(self, x: float, y: float, dx: float, dy: float) -> np.ndarray:
-        position = {name: np.array([value]) for name, value in {"x": x, "y": y, "dx": dx, "dy": dy}.items()}
-        return np.asarray(self.draw(**position)[0])
 
     def serialize(self, archive: OutputArchive[Any]) -> SimulatedPsfModel:
         """Write to an archive of `lsst.images`."""
