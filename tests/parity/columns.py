@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ("ColumnAgreement", "compare_columns", "format_agreement")
+__all__ = ("ColumnAgreement", "compare_columns", "error_column", "flag_column", "format_agreement", "within")
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
+
+_RELATIVE = 1e-3
+_OF_THE_ERROR = 0.02
+_POSITION = 1e-3  # pixels
+_PIXEL = np.deg2rad(0.2 / 3600)
+_MAG = 2.5 / np.log(10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,35 +27,61 @@ class ColumnAgreement:
     missing: bool = False
 
 
-def _error_of(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | None:
+def error_column(name: str, columns: Collection[str]) -> str | None:
     """Return the error column that belongs to a value column, if there is one."""
-    for candidate in (
-        f"{name}Err",
-        name.replace("_flux", "_fluxErr"),
-        name.replace("_instFlux", "_instFluxErr"),
-    ):
-        if candidate != name and candidate in reference:
-            return np.asarray(reference[candidate], dtype=float)
+    return f"{name}Err" if f"{name}Err" in columns else None
+
+
+def flag_column(name: str, columns: Collection[str]) -> str | None:
+    """Return the general flag of what a column belongs to: the longest prefix that has one."""
+    parts = name.split("_")
+    for n in range(len(parts) - 1, 0, -1):
+        flag = "_".join(parts[:n]) + "_flag"
+        if flag in columns and flag != name:
+            return flag
     return None
 
 
-def _within(name: str, ours: np.ndarray, reference: np.ndarray, error: np.ndarray | None) -> np.ndarray:
-    """Return which values agree: flags and integers exactly, positions to 1e-3 px, the rest to 1e-3."""
-    if reference.dtype.kind in "biuUS":
-        return np.asarray(ours == reference)
-    both_nan = np.isnan(ours) & np.isnan(reference)
+def _floor(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | float:
+    """Return the tolerance of a column where a relative one makes no sense."""
+    if name.endswith(("_x", "_y")):
+        return _POSITION
+    if name in ("coord_ra", "coord_dec"):
+        return _POSITION * _PIXEL
+    if "CDMatrix" in name:
+        return 1e-5 * _PIXEL
+    if name.endswith("_mag"):
+        return _RELATIVE * _MAG
+    if match := re.fullmatch(r"(.*)_(xx|yy|xy)", name):
+        size = sum(np.abs(np.asarray(reference[f"{match[1]}_{c}"], dtype=float)) for c in ("xx", "yy"))
+        return 0.5 * _RELATIVE * size
+    if name.endswith(("_e1", "_e2", "_resolution", "Extendedness_value", "_raw", "_abs", "_old")):
+        return 1e-3
+    if re.search(r"HigherOrderMoments\w+_\d\d$", name):
+        return 1e-3
+    return 0.0
+
+
+def within(name: str, ours: np.ndarray, reference: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return which rows of a column agree.
+
+    Flags, integers and text have to be equal; positions agree to 1e-3 pixels, everything else to 1e-3, and
+    values that have an error also where they differ by less than 0.02 of it.
+    """
+    expected = np.asarray(reference[name])
+    if expected.dtype.kind in "biuUS":
+        return np.asarray(ours == expected)
+    if name.endswith("_magErr"):  # the reference's is negative where the flux is
+        expected = np.where(expected > 0, expected, np.nan)
+    both_nan = np.isnan(ours) & np.isnan(expected)
     with np.errstate(invalid="ignore"):
-        difference = np.abs(ours - reference)
-        tolerance = 1e-3 * np.abs(reference)
-        if name.endswith(("_x", "_y")):
-            tolerance = np.full(reference.shape, 1e-3)
-        elif name in ("coord_ra", "coord_dec"):
-            tolerance = np.full(reference.shape, 1e-3 * 0.2 / 206265)
-        elif name.endswith("_xy"):
-            tolerance = np.maximum(tolerance, 1e-3)
-        if error is not None:
-            tolerance = np.fmax(tolerance, 0.02 * error)
-        return np.asarray(both_nan | (difference <= tolerance + 1e-12))
+        relative = 0.0 if name.endswith(("_x", "_y", "_mag")) else _RELATIVE * np.abs(expected)
+        tolerance = np.fmax(relative, _floor(name, reference))
+        if (error := error_column(name, reference.keys())) is not None and not name.endswith(("_x", "_y")):
+            tolerance = np.fmax(tolerance, _OF_THE_ERROR * np.asarray(reference[error], dtype=float))
+        if name.endswith("_magErr"):  # it changes with the flux, which may differ by 0.02 of its error
+            tolerance = tolerance + _OF_THE_ERROR / _MAG * expected**2
+        return np.asarray(both_nan | (np.abs(ours - expected) <= tolerance + 1e-12))
 
 
 def compare_columns(
@@ -76,7 +109,7 @@ def compare_columns(
         if name not in ours:
             result.append(ColumnAgreement(name, count, 0.0, missing=True))
             continue
-        agree = _within(name, np.asarray(ours[name]), expected, _error_of(name, reference))
+        agree = within(name, np.asarray(ours[name]), reference)
         agree = agree if rows is None else agree[rows]
         result.append(ColumnAgreement(name, count, float(agree.mean()) if count else np.nan))
     return result

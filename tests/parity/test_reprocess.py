@@ -52,13 +52,14 @@ def test_every_column_against_the_reference(data_dir: Path, name: str) -> None:
     print(f"\npack {name}: {clean.sum()} of {len(reference)} isolated sources\n{format_agreement(columns)}")
     fraction = {c.name: c.fraction for c in columns}
     assert clean.sum() > 0.9 * len(reference)
-    for column in (
-        "base_SdssCentroid_x",
-        "base_SdssCentroid_y",
-        "base_GaussianFlux_instFlux",
-        "base_SdssShape_xx",
+    # Other noise stands in for the neighbours here, which moves centroids by some 1e-3 pixels.
+    for column, least in (
+        ("base_SdssCentroid_x", 0.93),
+        ("base_SdssCentroid_y", 0.93),
+        ("base_GaussianFlux_instFlux", 0.97),
+        ("base_SdssShape_xx", 0.97),
     ):
-        assert fraction[column] > 0.97, column
+        assert fraction[column] > least, column
     # The reference shifts a constant Gaussian by a Lanczos kernel, which changes it by 1.5e-3 of its peak;
     # ours is drawn where the source is.  A Piff model has no such difference.
     flux_ratio = np.asarray(ours[nearest]["base_PsfFlux_instFlux"] / reference["base_PsfFlux_instFlux"])[

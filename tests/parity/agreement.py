@@ -1,0 +1,151 @@
+"""How every published column of the packs agrees with the reference, and which differences are meant."""
+
+from __future__ import annotations
+
+__all__ = ("Agreement", "exemption", "group_of", "measure_agreement")
+
+import dataclasses
+import re
+
+import numpy as np
+
+from .columns import error_column, flag_column, within
+from .replay import Replayed
+
+NOT_YET = "not implemented yet"
+
+# Columns of the reference's tables that repeat others, although its list of aliases does not tell.
+_REPEATS = {
+    "slot_ShapeRound": "ext_shapeHSM_HsmSourceMomentsRound",
+    "slot_PsfShapeDebiased": "ext_shapeHSM_HsmPsfMomentsDebiased",
+}
+
+EXEMPT = {
+    # Reasons are told in docs/differences; the patterns match whole column names, aliases resolved.
+    r"(apcorr_)?(modelfit|ext_gaap|ext_convolved)_.*": NOT_YET,
+    r"base_SdssCentroid_[xy]Err": "source variance in excess of the sky",
+    r"coord_(raErr|decErr|ra_dec_Cov)": "from the centroid errors",
+    r"base_GaussianFlux_(instFluxErr|fluxErr|magErr)": "variance under the whole weight",
+    r"base_CircularApertureFlux_3_0_(instFlux|flux|mag)(Err)?": "shift of small coefficient images",
+    r"base_(Normalized)?CompensatedTophatFlux(_12)?_(instFlux|flux|mag)(Err)?": "no response to a constant",
+    r"base_CompensatedTophatFlux_12_mask_bits": "bits of this project's masks",
+    r"base_LocalWcs_CDMatrix_(1_2|2_1)": "small rotations are not lost",
+    r"base_SdssShape_psf_(xx|yy|xy)": "PSF at the centroid slot",
+    r"base_FPPosition_[xy]": "the packs do not have the reference's camera",
+    r"ext_shapeHSM_Hsm\w+_flag_(galsim|parent_source)": "specific flags are set",
+    r"apcorr_slot_CalibFlux_used": "never set in the reference",
+    r".*_apCorr(Err)?": "NaN throughout in the reference, filled here",
+    r"calib_psf_(candidate|used|reserved)": "stars are matched within 0.2 arcsec, not 11",
+}
+
+
+def exemption(column: str) -> str | None:
+    """Return why a column (aliases resolved) may differ, or `None` if it may not."""
+    return next((reason for pattern, reason in EXEMPT.items() if re.fullmatch(pattern, column)), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How one column of one pack compares.
+
+    Parameters
+    ----------
+    column
+        Published name.
+    target
+        Column that it repeats; the same name if it is no alias.
+    rows, fraction
+        Number of unblended sources that are not flagged, and the fraction of them within tolerance; 0 if we
+        do not have the column.
+    blended_rows, blended
+        The same of the blended ones.
+    shift
+        Mean difference of the blended ones in units of the error; NaN without an error column.
+    missing, given
+        Whether we lack the column, or copy it from the reference.
+    """
+
+    column: str
+    target: str
+    rows: int
+    fraction: float
+    blended_rows: int
+    blended: float
+    shift: float
+    missing: bool
+    given: bool
+
+    @property
+    def exempt(self) -> str | None:
+        """Why the column may differ."""
+        return exemption(self.target)
+
+    @property
+    def good(self) -> bool:
+        """Whether 99 % of the unblended sources agree, and the blended ones do or have no mean difference."""
+        alone = self.rows == 0 or self.fraction >= 0.99
+        return alone and (self.blended_rows == 0 or self.blended >= 0.99 or abs(self.shift) < 0.05)
+
+
+def group_of(target: str) -> str:
+    """Return the plugin or step that a column comes from."""
+    if target.startswith("apcorr_") or re.search(r"_(flag_)?apCorr(Err)?$", target):
+        return "aperture corrections"
+    if re.search(r"_(flux|mag)(Err)?$", target) and not target.startswith(
+        ("calib_", "modelfit_", "ext_gaap_")
+    ):
+        return "calibrated fluxes and magnitudes"
+    patterns = (r"ext_[A-Za-z]+_[A-Za-z0-9]+", r"base_[A-Za-z]+", r"calib_psf", r"[a-z]+(?=_)")
+    match = next((m for p in patterns if (m := re.match(p, target))), None)
+    group = match[0] if match else target
+    return {"coord": "base_SkyCoord", "base_LocalPhotoCalibErr": "base_LocalPhotoCalib"}.get(group, group)
+
+
+def measure_agreement(replayed: Replayed, targets: dict[str, str]) -> list[Agreement]:
+    """Compare every column of the reference.
+
+    Parameters
+    ----------
+    replayed
+        Tables of ours and of the reference.
+    targets
+        Column that each alias repeats.
+    """
+    ours, reference = dict(replayed.ours.items()), dict(replayed.reference.items())
+    return [_compare(name, targets.get(name, _target(name)), replayed, ours, reference) for name in reference]
+
+
+def _target(name: str) -> str:
+    """Return the column that an alias unknown to the reference's list repeats."""
+    slot = "_".join(name.split("_")[:2])
+    return _REPEATS.get(slot, slot) + name[len(slot) :]
+
+
+def _compare(name: str, target: str, replayed: Replayed, ours: dict, reference: dict) -> Agreement:
+    expected = np.asarray(reference[name])
+    usable = np.ones(len(expected), dtype=bool)
+    flag = flag_column(target, reference.keys())
+    if flag is not None and expected.dtype.kind == "f":
+        usable &= ~np.asarray(reference[flag])
+    alone, blended = usable & ~replayed.blended, usable & replayed.blended
+    missing = name not in ours
+    agree = np.zeros(len(expected), dtype=bool)
+    shift = np.nan
+    if not missing:
+        agree = within(name, np.asarray(ours[name]), reference)
+        if (error := error_column(name, reference.keys())) is not None and blended.any():
+            with np.errstate(invalid="ignore", divide="ignore"):
+                difference = (np.asarray(ours[name]) - expected) / np.asarray(reference[error])
+            known = difference[blended & np.isfinite(difference)]
+            shift = float(known.mean()) if len(known) else np.nan
+    return Agreement(
+        column=name,
+        target=target,
+        rows=int(alone.sum()),
+        fraction=float(agree[alone].mean()) if alone.any() else np.nan,
+        blended_rows=int(blended.sum()),
+        blended=float(agree[blended].mean()) if blended.any() else np.nan,
+        shift=shift,
+        missing=missing,
+        given=target in replayed.given,
+    )

@@ -1,0 +1,165 @@
+"""Writes docs/parity.md: how every published column compares with the reference.
+
+``python -m tests.parity.table`` from the top of the repository; the packs are where the tests look for them.
+"""
+
+from __future__ import annotations
+
+__all__ = ("agreements", "format_table")
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .agreement import NOT_YET, Agreement, group_of, measure_agreement
+from .pack import load_finalize_pack, load_pack
+from .replay import replay_final, replay_pack
+
+_ROOT = Path(__file__).resolve().parents[2]
+DOCS = _ROOT / "docs" / "parity.md"
+
+_INTRODUCTION = """\
+# Column by column against the reference
+
+Written by `python -m tests.parity.table`; `tests/parity/test_measurement.py` asks for the same numbers.
+
+Two scenes of 1000 x 1000 pixels (A: constant Gaussian PSF, B: varying Piff PSF and an image that does not
+start at 0) went through the reference's final pass, and the stars of B through its final characterization
+(*final*). Here this project's own tasks run on the same footprints, over the same replacement noise and with
+the same PSF: measurement, normalized calibration flux, aperture corrections, catalog calculations, flags,
+local calibrations and calibration to nJy. Detection, deblending and the PSF fit have parity tests of their
+own.
+
+A value agrees if it is within 10⁻³ (positions: 10⁻³ pixels; moments: 10⁻³ of the size), or within 0.02 of its
+own error where it has one; flags and integers have to be equal. Counted are sources that are not blended
+({rows}); values of a measurement that the reference flagged do not count. *Blends* are
+parents and children: the fraction that agrees, and for fluxes the mean difference in units of their error. A
+column that we do not have counts as 0; one that a pack does not have is empty.
+"""
+
+
+def agreements(data_dir: Path) -> dict[str, list[Agreement]]:
+    """Return the comparison of all columns by pack; packs that are absent are left out."""
+    result = {}
+    for name in ("A", "B"):
+        pack = load_pack(data_dir, name)
+        result[name] = measure_agreement(replay_pack(pack), pack.sources.schema.alias_columns())
+    final = load_finalize_pack(data_dir)
+    result["final"] = measure_agreement(replay_final(final), final.finalized_src.schema.alias_columns())
+    return result
+
+
+def format_table(packs: Mapping[str, Sequence[Agreement]]) -> str:
+    """Return the page."""
+    rows = ", ".join(f"{max(a.rows for a in columns)} in {name}" for name, columns in packs.items())
+    parts = [
+        _INTRODUCTION.format(rows=rows),
+        _summary(packs),
+        _aliases(packs),
+        _differences(packs),
+        _all(packs),
+    ]
+    return "\n".join(parts)
+
+
+def _own(columns: Sequence[Agreement]) -> dict[str, Agreement]:
+    """Return the columns that are no aliases and not copied, by name."""
+    return {a.column: a for a in columns if a.column == a.target and not a.given}
+
+
+def _groups(packs: Mapping[str, Sequence[Agreement]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for columns in packs.values():
+        for name, a in _own(columns).items():
+            members = groups.setdefault(group_of(name) if a.exempt != NOT_YET else NOT_YET, [])
+            if name not in members:
+                members.append(name)
+    return dict(sorted(groups.items(), key=lambda item: (item[0] == NOT_YET, item[0].lower())))
+
+
+def _percent(fraction: float) -> str:
+    return "" if np.isnan(fraction) else f"{100 * np.floor(1000 * fraction) / 1000:.1f}"
+
+
+def _worst(columns: Mapping[str, Agreement], names: Sequence[str], attribute: str) -> str:
+    values = [getattr(columns[n], attribute) for n in names if n in columns and not columns[n].exempt]
+    known = [v for v in values if not np.isnan(v)]
+    return _percent(min(known)) if known else ""
+
+
+def _summary(packs: Mapping[str, Sequence[Agreement]]) -> str:
+    """Return one line per plugin or step: the worst of its columns that are to agree."""
+    own = {name: _own(columns) for name, columns in packs.items()}
+    head = ["columns", "exempt", *(f"{n} (%)" for n in packs), "blends A (%)", "blends B (%)"]
+    lines = ["## By plugin and step", "", "The worst column of each.", ""]
+    lines += ["| plugin or step | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(head)]
+    for group, names in _groups(packs).items():
+        exempt = sum(any(n in c and c[n].exempt for c in own.values()) for n in names)
+        cells = [str(len(names)), str(exempt or "")]
+        cells += [_worst(columns, names, "fraction") for columns in own.values()]
+        cells += [_worst(own[n], names, "blended") if n in own else "" for n in ("A", "B")]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _aliases(packs: Mapping[str, Sequence[Agreement]]) -> str:
+    counts = []
+    for name, columns in packs.items():
+        repeats = [a for a in columns if a.column != a.target and a.exempt != NOT_YET]
+        counts.append(f"{sum(not a.missing for a in repeats)} of {len(repeats)} in {name}")
+    return f"Columns that repeat others (`slot_*`, `*_flag_badCentroid`, ...): {'; '.join(counts)}.\n"
+
+
+def _differences(packs: Mapping[str, Sequence[Agreement]]) -> str:
+    """Return the columns that do not agree, with the reason where there is one."""
+    lines = ["## Columns that differ", "", "Reasons are told in [differences](differences.md).", ""]
+    lines += ["| column | pack | unblended (%) | blends (%) | blends, errors | why |", "| --- " * 6 + "|"]
+    for pack, columns in packs.items():
+        for a in columns:
+            if a.good or a.given or a.column != a.target or a.exempt == NOT_YET:
+                continue
+            why = a.exempt or ("**we do not have it**" if a.missing else "**unexplained**")
+            cells = [a.column, pack, _percent(a.fraction), _percent(a.blended), _shift(a), why]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _shift(a: Agreement) -> str:
+    return "" if np.isnan(a.shift) else f"{a.shift:+.3f}"
+
+
+def _all(packs: Mapping[str, Sequence[Agreement]]) -> str:
+    """Return every column that is no alias and not copied."""
+    own = {name: _own(columns) for name, columns in packs.items()}
+    head = [*(f"{n} (%)" for n in packs), "blends A (%)", "blends B (%)", "A, errors", "B, errors"]
+    lines = ["## Every column", ""]
+    for group, names in _groups(packs).items():
+        if group == NOT_YET:
+            lines += [
+                f"**{NOT_YET}**: {len(names)} columns of `modelfit_*`, `ext_gaap_*`, `ext_convolved_*`.",
+                "",
+            ]
+            continue
+        lines += [f"### {group}", "", f"| column | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+        for name in names:
+            found = {pack: columns.get(name) for pack, columns in own.items()}
+            cells = [_percent(a.fraction) if a else "" for a in found.values()]
+            blends = [found.get(n) for n in ("A", "B")]
+            cells += [_percent(a.blended) if a else "" for a in blends]
+            cells += [_shift(a) if a else "" for a in blends]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    data_dir = Path(os.environ.get("SECONDLIGHT_TEST_DATA", _ROOT.parent / "shared" / "data"))
+    if not (data_dir / "parity").is_dir():
+        raise SystemExit(
+            "The parity packs are not there; set SECONDLIGHT_TEST_DATA to the folder that holds them."
+        )
+    DOCS.write_text(format_table(agreements(data_dir)))
