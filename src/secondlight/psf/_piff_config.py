@@ -42,8 +42,17 @@ class PiffPsfDeterminerConfig(Config):
         keytype=str, itemtype=int, doc="Spatial order by band, instead of spatialOrder.", default={}
     )
     spatialOrder = RangeField(dtype=int, doc="Order of the polynomial in position.", default=2, min=0)
+    solver = ChoiceField[str](
+        doc="Who fits the model.",
+        default="separable",
+        allowed={
+            "separable": "All stars at once, with the separable form of a grid aligned with the pixels; the "
+            "same result as Piff's own fit. Models and stars it does not know are left to Piff.",
+            "piff": "Piff's own fit.",
+        },
+    )
     piffBasisPolynomialSolver = ChoiceField[str](
-        doc="How Piff solves for the coefficients.",
+        doc="How Piff's own fit solves for the coefficients.",
         default="scipy",
         allowed={
             "scipy": "NumPy and SciPy.",

@@ -98,6 +98,8 @@ def piff_stars(
 ) -> list[piff.Star]:
     """Return stars for a fit, in candidate order; each has its index among them as property ``starId``.
 
+    Pixels that are not finite, which have no weight, become zero.
+
     Parameters
     ----------
     candidates
@@ -110,6 +112,8 @@ def piff_stars(
         Colour of each star in mag and what it is made of, for a PSF that depends on colour.
     """
     stamps = candidates.stamps
+    # Piff multiplies pixels without weight by zero, and zero times NaN is not zero.
+    images = np.where(np.isfinite(stamps.image), stamps.image, 0.0).astype(np.float64)
     result = []
     for i in range(len(candidates)):
         corner = {"xmin": int(stamps.x0[i]), "ymin": int(stamps.y0[i]), "wcs": coordinates.wcs}
@@ -117,7 +121,7 @@ def piff_stars(
         if colors is not None:
             properties |= {"colorValue": float(colors[0][i]), "colorType": colors[1]}
         data = piff.StarData(
-            galsim.Image(stamps.image[i].astype(np.float64), **corner),
+            galsim.Image(images[i], **corner),
             galsim.PositionD(float(candidates.x[i]), float(candidates.y[i])),
             weight=galsim.Image(weights[i], **corner),
             pointing=coordinates.pointing,

@@ -31,6 +31,8 @@ from ._piff_model import at_color, constant_setup, piff_setup, stars_needed
 from ._piff_solver import batched_solver
 from ._piff_stars import FittedStar, piff_stars, star_weights
 from ._piff_wcs import PiffCoordinates, piff_coordinates
+from ._pixel_grid_equations import SingularEquationsError
+from ._pixel_grid_solver import fit_pixel_grid, is_separable
 from .candidates import PsfCandidates
 
 psfDeterminerRegistry = makeRegistry(  # noqa: N816
@@ -247,13 +249,27 @@ class PiffPsfDeterminerTask(Task):
         # Piff consumes the configuration it is given.
         psf = piff.PSF.process(copy.deepcopy(setup), logger=logger)
         try:
-            with batched_solver(psf):
-                psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
+            if not self._fit_separably(psf, stars, coordinates, logger, where):
+                with batched_solver(psf):
+                    psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
         except MemoryError:
             raise
         except Exception as error:
             raise PiffFitError(str(error), len(stars), where) from error
         return psf
+
+    def _fit_separably(
+        self, psf: piff.PSF, stars: list[piff.Star], coordinates: PiffCoordinates, logger: Any, where: str
+    ) -> bool:
+        """Fit with the separable form of the model; return whether that could be done."""
+        if self.config.solver != "separable" or not is_separable(psf, stars, coordinates.pointing):
+            return False
+        try:
+            fit_pixel_grid(psf, stars, {0: coordinates.wcs}, logger=logger)
+        except SingularEquationsError as error:
+            self.log.info("%s: leaving the fit to Piff: %s.", where, error)
+            return False
+        return True
 
     def _describe(self, psf: piff.PSF, available: int, metadata: MutableMapping[str, Any] | None) -> None:
         """Note how the fit went."""
