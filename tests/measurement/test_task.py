@@ -11,7 +11,11 @@ from lsst.images import Box, Image
 from lsst.images.psfs import PointSpreadFunction
 
 from secondlight.catalog.schema import Schema, minimal_source_schema
+from secondlight.catalog.source_catalog import SourceCatalog
+from secondlight.measurement.pixels import show
 from secondlight.measurement.plugin import (
+    FatalMeasurementError,
+    MeasurementError,
     MeasurementPlugin,
     MeasurementPluginConfig,
     plugin_registry,
@@ -20,6 +24,7 @@ from secondlight.measurement.plugin import (
 from secondlight.measurement.single_source import SingleSourcePlugin, SourceView
 from secondlight.measurement.sources import MeasurementSources
 from secondlight.measurement.task import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
+from secondlight.psf.evaluation import InvalidPsfError
 from tests.measurement.scene import fixed_slots, make_catalog, make_config, measure_at, round_footprints
 from tests.scenes import make_visit_image
 
@@ -39,6 +44,47 @@ class BrokenPlugin(MeasurementPlugin):
     def measure(self, sources: MeasurementSources) -> None:
         """Raise."""
         raise ZeroDivisionError("on purpose")
+
+
+@register("test_Untidy")
+class UntidyPlugin(BrokenPlugin):
+    """A plugin that raises while a source is in the image."""
+
+    def measure(self, sources: MeasurementSources) -> None:
+        """Show the second source and raise."""
+        show(sources.pixels, 1)
+        raise RuntimeError("in the middle of it")
+
+
+@register("test_Picky")
+class PickyPlugin(SingleSourcePlugin):
+    """Fails in every way there is: by position of the source."""
+
+    order = 2.0
+
+    def declare(self, schema: Schema) -> None:
+        """Add a value and two flags."""
+        schema.add(self.column("value"), np.float64, "value")
+        schema.add_flag(self.column("flag"), "general failure")
+        schema.add_flag(self.column("flag_edge"), "specific failure")
+
+    def measure_source(self, source: SourceView) -> dict[str, float]:
+        """Raise, or return a value that is no number, or 1."""
+        assert source.exposure.psf is not None
+        match int(source.x):
+            case 10:
+                raise MeasurementError("at the edge", flag="flag_edge")
+            case 20:
+                raise MeasurementError("nothing special")
+            case 30:
+                raise InvalidPsfError("no PSF here")
+            case 40:
+                raise KeyError("a programming error")
+            case 50:
+                return {"value": float("nan")}
+            case 60:
+                raise FatalMeasurementError("stop")
+        return {"value": 1.0}
 
 
 class SumConfig(MeasurementPluginConfig):
@@ -187,6 +233,79 @@ def test_a_plugin_that_raises_fails_alone(caplog: pytest.LogCaptureFixture) -> N
     assert catalog["test_Broken_flag"].all()
     assert not catalog["base_PsfFlux_flag"].any()
     assert "test_Broken failed for all 3 sources" in caplog.text
+
+
+def test_a_plugin_that_raises_leaves_no_source_in_the_image() -> None:
+    exposure, x, y, _ = scene()
+    alone, after = (
+        measure_at(exposure, names, x=x, y=y, replace=True)
+        for names in (["base_CircularApertureFlux"], ["test_Untidy", "base_CircularApertureFlux"])
+    )
+    for name in alone.schema.names:
+        np.testing.assert_array_equal(after[name], alone[name], err_msg=name)
+
+
+def test_one_source_fails_in_every_way(caplog: pytest.LogCaptureFixture) -> None:
+    exposure, _, _, _ = scene()
+    x = [10.0, 20.0, 30.0, 40.0, 50.0, 70.0]
+    with caplog.at_level(logging.WARNING):
+        catalog = measure_at(exposure, ["test_Picky"], x=x, y=[80.0] * 6)
+    assert catalog["test_Picky_flag"].tolist() == [True] * 5 + [False]
+    assert catalog["test_Picky_flag_edge"].tolist() == [True] + [False] * 5
+    assert catalog["base_InvalidPsf_flag"].tolist() == [False, False, True, False, False, False]
+    np.testing.assert_array_equal(catalog["test_Picky_value"], [np.nan] * 5 + [1.0])
+    assert "test_Picky failed for 1 of 6 sources, first with KeyError('a programming error')" in caplog.text
+    with pytest.raises(FatalMeasurementError, match="stop"):
+        measure_at(exposure, ["test_Picky"], x=[60.0], y=[80.0])
+
+
+def test_part_of_the_plugins() -> None:
+    """Centroids and shapes first, fluxes later: the same as all at once."""
+    exposure, x, y, _ = scene()
+    config = SingleFrameMeasurementConfig()
+    schema = minimal_source_schema()
+    task = SingleFrameMeasurementTask(schema, config=config)
+    whole, parts = (make_catalog(schema, round_footprints(x, y)) for _ in range(2))
+    task.run(whole, exposure)
+    task.run(parts, exposure, end_order=2.0)
+    assert not np.isnan(parts["base_SdssShape_xx"]).any()
+    assert np.isnan(parts["base_PsfFlux_instFlux"]).all()
+    task.run(parts, exposure, begin_order=2.0)
+    for name in schema.names:
+        np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
+
+
+def test_noise_belongs_to_visit_and_detector() -> None:
+    fluxes = []
+    for visit, detector in ((100, 4), (100, 4), (101, 4), (100, 5)):
+        exposure = make_visit_image(
+            width=100, height=80, x=[40, 55], y=[40, 40], flux=[1e4, 1e4], visit=visit, detector=detector
+        )
+        catalog = measure_at(exposure, ["base_PsfFlux"], x=[40, 55], y=[40, 40], replace=True)
+        fluxes.append(catalog["base_PsfFlux_instFlux"][0])
+    assert fluxes[0] == fluxes[1]
+    assert len(set(fluxes)) == 3
+
+
+def test_slots_without_columns(caplog: pytest.LogCaptureFixture) -> None:
+    config = SingleFrameMeasurementConfig()
+    config.plugins["base_CircularApertureFlux"].radii = [3.0]
+    with caplog.at_level(logging.WARNING):
+        SingleFrameMeasurementTask(minimal_source_schema(), config=config)
+    assert "slots.calibFlux is 'base_CircularApertureFlux_12_0', but there are no columns" in caplog.text
+    config.plugins["base_SdssShape"].doMeasure = False
+    with pytest.raises(ValueError, match=r"slots\.shape is 'base_SdssShape', but there are no columns"):
+        SingleFrameMeasurementTask(minimal_source_schema(), config=config)
+
+
+def test_every_alias_is_a_published_column() -> None:
+    schema = minimal_source_schema()
+    SingleFrameMeasurementTask(schema, config=SingleFrameMeasurementConfig())
+    published = SourceCatalog(schema).to_astropy().colnames
+    for alias in schema.aliases:
+        assert any(name == alias or name.startswith(f"{alias}_") for name in published), alias
+    assert "base_PsfFlux_flag_badCentroid_near_edge" in published
+    assert "base_GaussianFlux_flag_badShape" in published
 
 
 def test_single_source_plugin() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = (
     "FatalMeasurementError",
+    "MeasurementError",
     "MeasurementPlugin",
     "MeasurementPluginConfig",
     "plugin_registry",
@@ -31,6 +32,23 @@ FLUX_ORDER = 2.0
 
 class FatalMeasurementError(RuntimeError):
     """A configuration or input problem that must stop the whole measurement."""
+
+
+class MeasurementError(Exception):
+    """A source that cannot be measured; raised by plugins that measure one source at a time.
+
+    Parameters
+    ----------
+    message
+        What is wrong.
+    flag
+        Suffix of the flag column that tells the reason, such as ``"flag_edge"``; it is set together with the
+        general flag.
+    """
+
+    def __init__(self, message: str, *, flag: str = "flag") -> None:
+        super().__init__(message)
+        self.flag = flag
 
 
 class MeasurementPluginConfig(pex_config.Config):

@@ -5,16 +5,22 @@ from __future__ import annotations
 __all__ = ("SingleSourcePlugin", "SourceView")
 
 import dataclasses
+import logging
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
+from lsst.images import VisitImage
 
 from secondlight.catalog.source_catalog import SourceCatalog
+from secondlight.psf.evaluation import InvalidPsfError
 
 from .pixels import hide, show
-from .plugin import FatalMeasurementError, MeasurementPlugin
+from .plugin import FatalMeasurementError, MeasurementError, MeasurementPlugin
 from .sources import MeasurementSources
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,8 @@ class SourceView:
         Inclusive bounding box ``(x0, y0, x1, y1)`` of the footprint, parent pixels.
     row, catalog
         Row of the source and the catalog it belongs to.
+    exposure
+        Mask, PSF, projection and the rest; its pixels still show the neighbours.
     """
 
     image: np.ndarray
@@ -50,13 +58,15 @@ class SourceView:
     box: tuple[int, int, int, int]
     row: int
     catalog: SourceCatalog
+    exposure: VisitImage
 
 
 class SingleSourcePlugin(MeasurementPlugin):
     """Base of plugins that measure one source at a time.
 
     A derived class declares its columns, among them ``flag``, and returns their values from `measure_source`.
-    An exception there sets ``flag`` for that source alone.
+    A value that is not finite, or an exception, sets ``flag`` for that source alone; a `MeasurementError` can
+    name a further flag, and an `~secondlight.psf.evaluation.InvalidPsfError` sets ``base_InvalidPsf_flag``.
     """
 
     @abstractmethod
@@ -66,20 +76,39 @@ class SingleSourcePlugin(MeasurementPlugin):
     def measure(self, sources: MeasurementSources) -> None:
         """Show each source in turn to `measure_source`."""
         failed = np.zeros(len(sources), dtype=bool)
+        no_psf = np.zeros(len(sources), dtype=bool)
+        unexpected: list[Exception] = []
         for row in range(len(sources)):
             show(sources.pixels, row)
             try:
                 values = self.measure_source(self._view(sources, row))
             except (MemoryError, FatalMeasurementError):
                 raise
-            except Exception:
+            except MeasurementError as error:
+                values = {error.flag: True}
                 failed[row] = True
-                continue
+            except InvalidPsfError:
+                values = {}
+                failed[row] = no_psf[row] = True
+            except Exception as error:
+                values = {}
+                failed[row] = True
+                unexpected.append(error)
             finally:
                 hide(sources.pixels, row)
             for suffix, value in values.items():
                 sources.catalog[self.column(suffix)][row] = value
+                failed[row] |= not math.isfinite(value)
+        if unexpected:
+            _LOG.warning(
+                "%s failed for %d of %d sources, first with %r.",
+                self.name,
+                len(unexpected),
+                len(sources),
+                unexpected[0],
+            )
         sources.catalog[self.column("flag")] |= self.general_flag(sources, failed)
+        sources.note_invalid_psf(no_psf)
 
     def _view(self, sources: MeasurementSources, row: int) -> SourceView:
         image = sources.pixels.image.view()
@@ -98,4 +127,5 @@ class SingleSourcePlugin(MeasurementPlugin):
             box=(x0, y0, x1, y1),
             row=row,
             catalog=sources.catalog,
+            exposure=sources.exposure,
         )

@@ -33,6 +33,14 @@ class SourceSlotConfig(pex_config.Config):
             if target is not None:
                 schema.set_alias(f"slot_{slot[0].upper()}{slot[1:]}", target)
 
+    def without_columns(self, schema: Schema) -> dict[str, str]:
+        """Return the configured slots behind which a schema has no column, with their targets."""
+        return {
+            slot: target
+            for slot, target in self.toDict().items()
+            if target is not None and not any(name.startswith(f"{target}_") for name in schema.names)
+        }
+
     def check(self, plugins: Collection[str]) -> None:
         """Check that every slot is filled by one of the enabled plugins.
 

@@ -16,10 +16,12 @@ from lsst.images.psfs import PointSpreadFunction
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
+from secondlight.catalog.visit_image import visit_of
 from secondlight.psf.evaluation import InvalidPsfError
 
 from . import plugins as _plugins  # noqa: F401  (registers the plugins)
 from .noise_replacement import NoiseReplacement, NoiseReplacerConfig, unreplaced_pixels
+from .pixels import hide
 from .plugin import FatalMeasurementError, MeasurementPlugin, plugin_registry
 from .slots import SourceSlotConfig
 from .sources import MeasurementSources
@@ -85,7 +87,7 @@ class SingleFrameMeasurementTask(pipe_base.Task):
     ------
     ValueError
         Raised if a plugin needs the centroid or shape slot and neither the configuration nor the schema
-        defines it.
+        defines it, or if there are no columns behind a configured one of these.
     """
 
     ConfigClass: ClassVar[type[SingleFrameMeasurementConfig]] = SingleFrameMeasurementConfig
@@ -100,8 +102,9 @@ class SingleFrameMeasurementTask(pipe_base.Task):
         self.undeblended_plugins = self._make_plugins(
             self.config.undeblended, prefix=self.config.undeblendedPrefix
         )
-        if any(plugin.uses_psf for plugin in self._all_plugins) and _INVALID_PSF not in schema:
+        if _INVALID_PSF not in schema:
             schema.add_flag(_INVALID_PSF, "the PSF cannot be evaluated at the position of the source")
+        self._check_slot_columns()
 
     @property
     def _all_plugins(self) -> list[MeasurementPlugin]:
@@ -124,15 +127,24 @@ class SingleFrameMeasurementTask(pipe_base.Task):
             if needed and slot not in self.schema.aliases:
                 raise ValueError(f"{name} needs {slot}, which neither the slots nor the schema define.")
 
+    def _check_slot_columns(self) -> None:
+        """Refuse a centroid or shape slot without columns; other slots may be of use to nobody."""
+        for slot, target in self.config.slots.without_columns(self.schema).items():
+            if slot in ("centroid", "shape"):
+                raise ValueError(f"slots.{slot} is {target!r}, but there are no columns of that name.")
+            self.log.warning("slots.%s is %r, but there are no columns of that name.", slot, target)
+
     def run(
         self,
         sources: SourceCatalog,
         exposure: VisitImage,
         *,
         neighbours: SourceCatalog | None = None,
-        seed: int = 1,
+        seed: int | None = None,
         noise: tuple[np.ndarray, np.ndarray] | None = None,
         photo_calib: PhotoCalib | None = None,
+        begin_order: float | None = None,
+        end_order: float | None = None,
     ) -> None:
         """Measure sources in place.
 
@@ -145,37 +157,43 @@ class SingleFrameMeasurementTask(pipe_base.Task):
         neighbours
             Every source of the image, all to be replaced by noise; by default the sources themselves.
         seed
-            Seed of the replacement noise; make it from visit and detector.
+            Seed of the replacement noise; by default it is made from visit and detector of the image.
         noise
             Given replacement noise ``(offsets, values)``, row-aligned with the neighbours, instead of random.
         photo_calib
             Photometric calibration, for plugins that report it; its uncertainty is not in the image.
+        begin_order, end_order
+            Run only plugins of at least ``begin_order`` and less than ``end_order``; the columns of the
+            others stay as they are.
 
         Raises
         ------
         ValueError
             Raised if the image lacks a PSF that a plugin needs, or a source is not among the neighbours.
         """
+        chosen, undeblended = (
+            [p for p in plugins if _is_between(p.order, begin_order, end_order)]
+            for plugins in (self.plugins, self.undeblended_plugins)
+        )
         if not len(sources):
             return
-        self._check_psf(exposure)
+        _check_psf(exposure, [*chosen, *undeblended])
         if self.config.doReplaceWithNoise:
             replacement = NoiseReplacement.from_sources(
                 exposure,
                 sources if neighbours is None else neighbours,
                 config=self.config.noiseReplacer,
-                seed=seed,
+                seed=_noise_seed(exposure) if seed is None else seed,
                 noise=noise,
             )
             pixels = replacement.pixels(exposure, sources["id"])
         else:
             pixels = unreplaced_pixels(exposure, len(sources))
-        self.run_plugins(self.plugins, MeasurementSources(sources, exposure, pixels, photo_calib=photo_calib))
-        if self.undeblended_plugins:
+        self.run_plugins(chosen, MeasurementSources(sources, exposure, pixels, photo_calib=photo_calib))
+        if undeblended:
             as_they_are = unreplaced_pixels(exposure, len(sources))
             self.run_plugins(
-                self.undeblended_plugins,
-                MeasurementSources(sources, exposure, as_they_are, photo_calib=photo_calib),
+                undeblended, MeasurementSources(sources, exposure, as_they_are, photo_calib=photo_calib)
             )
 
     def run_plugins(self, plugins: Iterable[MeasurementPlugin], sources: MeasurementSources) -> None:
@@ -188,23 +206,43 @@ class SingleFrameMeasurementTask(pipe_base.Task):
             except InvalidPsfError as error:
                 self.log.warning("%s cannot be measured: %s", plugin.name, error)
                 plugin.fail(sources.catalog)
-                sources.catalog[_INVALID_PSF] = True
+                sources.note_invalid_psf(np.ones(len(sources), dtype=bool))
+                _hide_all(sources)
             except Exception as error:
                 self.log.warning(
                     "%s failed for all %d sources: %s", plugin.name, len(sources), error, exc_info=True
                 )
                 plugin.fail(sources.catalog)
+                _hide_all(sources)
 
     def flag_unmeasured(self, sources: SourceCatalog) -> None:
         """Set the general flag of every plugin for all sources, because nothing could be measured."""
         for plugin in self._all_plugins:
             plugin.fail(sources)
 
-    def _check_psf(self, exposure: VisitImage) -> None:
-        needy = [plugin.name for plugin in self._all_plugins if plugin.uses_psf]
-        if needy and not isinstance(exposure._psf, PointSpreadFunction):
-            info = exposure.obs_info
-            raise ValueError(
-                f"The image of visit {info.visit_id}, detector {info.detector_num} has no PSF, "
-                f"which {', '.join(needy)} need."
-            )
+
+def _is_between(order: float, begin: float | None, end: float | None) -> bool:
+    return (begin is None or order >= begin) and (end is None or order < end)
+
+
+def _check_psf(exposure: VisitImage, plugins: Iterable[MeasurementPlugin]) -> None:
+    """Refuse an image without the PSF that plugins need."""
+    needy = [plugin.name for plugin in plugins if plugin.uses_psf]
+    if needy and not isinstance(exposure._psf, PointSpreadFunction):
+        info = exposure.obs_info
+        raise ValueError(
+            f"The image of visit {info.visit_id}, detector {info.detector_num} has no PSF, "
+            f"which {', '.join(needy)} need."
+        )
+
+
+def _noise_seed(exposure: VisitImage) -> int:
+    """Return a seed that belongs to visit and detector of an image."""
+    entropy = (visit_of(exposure), exposure.obs_info.detector_num or 0)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def _hide_all(sources: MeasurementSources) -> None:
+    """Put the replacements back where a plugin that raised left the pixels of a source in the image."""
+    for row in range(len(sources)):
+        hide(sources.pixels, row)
