@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from lsst.images import Box
 from lsst.images.serialization import read_archive, write_archive
+from scipy.interpolate import make_interp_spline
 
+from secondlight.psf.evaluation import kernel_stamps, stellar_stamps
 from secondlight.psf.survey_psf import SurveyPsf, psf_from_eigen_images, psf_from_psfex
 
 DOMAIN = Box.factory[0:2000, 0:2000]
@@ -64,6 +66,49 @@ def test_shift_agrees_with_the_profile_itself():
     image = psf.compute_stellar_image(x=1000.25, y=1000.0)
     expected = gaussian(1.6, 31, dx=0.25)[3:-3, 3:-3]
     np.testing.assert_allclose(image.array, expected / expected.sum(), atol=3e-4 * image.array.max())
+
+
+def dense_weights(positions: np.ndarray, n: int, interpolation: str) -> np.ndarray:
+    """Return what each of n samples adds at positions (p, n), by the formula; zero beyond the samples."""
+    if interpolation == "spline":
+        through_units = make_interp_spline(np.arange(n), np.eye(n), k=5)
+        return np.nan_to_num(through_units(positions, extrapolate=False))
+    weights = np.zeros((len(positions), n))
+    for row, position in zip(weights, positions, strict=True):
+        index = np.arange(np.floor(position) - 2, np.floor(position) + 4).astype(int)
+        values = np.sinc(position - index) * np.sinc((position - index) / 3)
+        inside = (index >= 0) & (index < n)
+        row[index[inside]] = (values / values.sum())[inside]
+    return weights
+
+
+@pytest.mark.parametrize("interpolation", ["spline", "lanczos"])
+@pytest.mark.parametrize("sampling", [1.0, 0.7, 1.4])
+def test_batches_match_slow_twin(interpolation, sampling):
+    psf = dataclasses.replace(make_psf(sampling), interpolation=interpolation, stamp_size=29)
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(0, 2000, 5), rng.uniform(0, 2000, 5)
+    stars = stellar_stamps(psf, x=x, y=y)
+    kernels = kernel_stamps(psf, x=x, y=y)
+    pixels = np.arange(-14, 15)
+    for k in range(5):
+        samples = psf.model_image(x=x[k], y=y[k])
+        for stamp, dx, dy in (
+            (stars.images[k], x[k] - np.floor(x[k] + 0.5), y[k] - np.floor(y[k] + 0.5)),
+            (kernels[k], 0.0, 0.0),
+        ):
+            rows = dense_weights((pixels - dy) / sampling + 15, 31, interpolation)
+            columns = dense_weights((pixels - dx) / sampling + 15, 31, interpolation)
+            expected = rows @ samples @ columns.T
+            np.testing.assert_allclose(stamp, expected / expected.sum(), atol=1e-12)
+        image = psf.compute_stellar_image(x=x[k], y=y[k])
+        np.testing.assert_allclose(stars.images[k], image.array, atol=1e-15)
+        assert (stars.x0[k], stars.y0[k]) == (image.bbox.x.start, image.bbox.y.start)
+
+
+def test_positions_that_are_none():
+    stamps = kernel_stamps(make_psf(), x=[np.nan, 100.0, 1e200], y=[1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(np.isnan(stamps).all(axis=(1, 2)), [True, False, True])
 
 
 def test_sampling_scales_the_width():

@@ -19,14 +19,19 @@ from secondlight.psf.evaluation import (
     InvalidPsfError,
     StellarStamps,
     kernel_stamps,
-    stamp_shapes,
+    psf_shapes,
     stellar_stamps,
+    takes_color,
 )
 
 from .pixels import SourcePixels
 
 _SINGULAR = 1.0 + 1e-6
 """Least ratio of Ixx Iyy to Ixy^2 of a usable shape."""
+
+
+_COLOR = "psf_color_value"
+"""Column with the colour of a source for a PSF that depends on it."""
 
 
 class MeasurementSources:
@@ -156,22 +161,40 @@ class MeasurementSources:
             raise InvalidPsfError("The image has no PSF.")
         return self.exposure.psf
 
+    @property
+    def psf_colors(self) -> np.ndarray | None:
+        """Colours to evaluate the PSF with, mag (n); `None` if it takes none or the catalog has none."""
+        if _COLOR not in self.catalog or not takes_color(self.psf):
+            return None
+        return np.array(self.catalog[_COLOR], dtype=np.float64)
+
     @functools.cached_property
     def psf_images(self) -> StellarStamps:
-        """PSF images drawn at `centroids`; rows that cannot be evaluated are NaN."""
+        """PSF images drawn at `centroids`, float32; rows that cannot be evaluated are NaN."""
         x, y = self.centroids
-        return stellar_stamps(self.psf, x=x, y=y)
+        return stellar_stamps(self.psf, x=x, y=y, color=self.psf_colors, dtype=np.float32)
 
     @functools.cached_property
     def psf_kernels(self) -> np.ndarray:
-        """PSF kernel images at `centroids`, (n, h, w)."""
+        """PSF kernel images at `centroids`, float32 (n, h, w)."""
         x, y = self.centroids
-        return kernel_stamps(self.psf, x=x, y=y)
+        return kernel_stamps(self.psf, x=x, y=y, color=self.psf_colors, dtype=np.float32)
 
     @functools.cached_property
     def psf_shapes(self) -> np.ndarray:
-        """Adaptive moments ``[xx, yy, xy]`` of `psf_kernels`, pixel^2, (n, 3)."""
-        return stamp_shapes(self.psf_kernels)
+        """Adaptive moments ``[xx, yy, xy]`` of the PSF kernels at `centroids`, pixel^2, (n, 3)."""
+        x, y = self.centroids
+        return psf_shapes(self.psf, x=x, y=y, color=self.psf_colors)
+
+    @property
+    def psf_kernels_at_peaks(self) -> np.ndarray:
+        """PSF kernel images at `first_peaks`, float32 (n, h, w).
+
+        For centroid plugins, which run before there are centroids.  They are drawn anew at each call: to keep
+        them for the rest of the measurement would cost more memory than drawing them again costs time.
+        """
+        x, y = self.first_peaks
+        return kernel_stamps(self.psf, x=x, y=y, color=self.psf_colors, dtype=np.float32)
 
     @functools.cached_property
     def psf_flag(self) -> np.ndarray:
