@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import resource
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lsst.pipe.base import Task
@@ -25,20 +26,30 @@ def user_seconds() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
-def time_subtasks(task: Task, names: list[str]) -> dict[str, float]:
-    """Make each subtask add the CPU time of its ``run`` to the dict that is returned."""
-    spent: dict[str, float] = defaultdict(float)
-    for name in names:
-        subtask = getattr(task, name)
+def time_subtasks(task: Task, names: Iterable[str] | Mapping[str, str]) -> dict[str, float]:
+    """Make each subtask add the CPU time of its work to the dict that is returned.
 
-        def timed(*args: Any, _run: Any = subtask.run, _name: str = name, **kwargs: Any) -> Any:
+    Parameters
+    ----------
+    task
+        The task.
+    names
+        Names of its subtasks; a mapping names the method to time of each, which otherwise is ``run``.
+    """
+    methods = names if isinstance(names, Mapping) else dict.fromkeys(names, "run")
+    spent: dict[str, float] = defaultdict(float)
+    for name, method in methods.items():
+        subtask = getattr(task, name)
+        work = getattr(subtask, method)
+
+        def timed(*args: Any, _work: Any = work, _name: str = name, **kwargs: Any) -> Any:
             start = user_seconds()
             try:
-                return _run(*args, **kwargs)
+                return _work(*args, **kwargs)
             finally:
                 spent[_name] += user_seconds() - start
 
-        subtask.run = functools.wraps(subtask.run)(timed)
+        setattr(subtask, method, functools.wraps(work)(timed))
     return spent
 
 
