@@ -3,11 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secondlight.photometry._aperture_kernels import lanczos_shift, row_span
+from secondlight.photometry._aperture_kernels import (
+    circle_loop,
+    circle_scratch,
+    disc_sums,
+    lanczos_shift,
+    row_span,
+    sinc_sums,
+)
 from secondlight.photometry.apertures import (
     FLAG_COEFFICIENTS,
     FLAG_TRUNCATED,
     aperture_fluxes,
+    circle_coefficients,
+    make_circles,
     psf_aperture_flux,
     sinc_coefficients,
 )
@@ -147,3 +156,66 @@ def test_psf_aperture_flux_of_many_and_small_stamps() -> None:
     padded = np.pad(stamps[1], 40)
     expected = aperture_fluxes(padded, padded, x=45, y=45, radius=4.0).flux[0]
     assert fluxes[1] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_discs_summed_together(seed: int) -> None:
+    """Rings added up give what each disc gives on its own, also where the larger ones leave the image."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(3.0, 1.0, (90, 100)).astype(np.float32)
+    variance = rng.uniform(1.0, 2.0, (90, 100)).astype(np.float32)
+    x, y = rng.uniform(0, 99), rng.uniform(0, 89)
+    radii = np.sort(np.concatenate([rng.uniform(0.1, 60.0, 6), [5.0, 12.0]]))
+    flux, noise, flags = np.empty(8), np.empty(8), np.empty(8, dtype=np.int64)
+    disc_sums(image, variance, x, y, radii, flux, noise, flags)
+    j, i = np.mgrid[:90, :100]
+    for k, radius in enumerate(radii):
+        inside = (i - x) ** 2 + (j - y) ** 2 <= radius**2
+        ends = np.floor([x - radius + 0.5, y - radius + 0.5, 100 - x - radius - 0.5, 90 - y - radius - 0.5])
+        if (ends < 0).any() or not inside.any():
+            assert flags[k] == FLAG_TRUNCATED
+            assert np.isnan(flux[k])
+            continue
+        assert flags[k] == 0
+        assert flux[k] == pytest.approx(image[inside].sum(dtype=np.float64), rel=1e-12)
+        assert noise[k] == pytest.approx(variance[inside].sum(dtype=np.float64), rel=1e-12)
+
+
+def test_circles_measured_together() -> None:
+    """All radii in one call, in any order, are those measured one by one; sinc sums have a plain twin."""
+    rng = np.random.default_rng(4)
+    image = rng.normal(10.0, 3.0, (160, 150)).astype(np.float32)
+    variance = rng.uniform(1.0, 2.0, (160, 150)).astype(np.float32)
+    x, y = rng.uniform(0.0, 149.0, 30), rng.uniform(0.0, 159.0, 30)
+    x[0], x[1], x[2], y[2] = np.nan, np.inf, 75.0, 80.0
+    radii = [25.0, 3.0, 12.0, 17.0, 4.5]
+    circles, columns = make_circles(radii, max_sinc_radius=12.0)
+    flux, noise, flags = circle_loop(image, variance, x, y, circles)
+    assert flags[:2].all()
+    assert np.isnan(flux[:2]).all()
+    for radius, column in zip(radii, columns, strict=True):
+        one = aperture_fluxes(image, variance, x=x, y=y, radius=radius, max_sinc_radius=12.0)
+        np.testing.assert_array_equal(flux[:, column], one.flux)
+        np.testing.assert_array_equal(np.sqrt(noise[:, column]), one.error)
+        np.testing.assert_array_equal(flags[:, column], one.flags)
+    c = circle_coefficients(4.5).copy()
+    rows, shifted = np.empty_like(c), np.empty_like(c)
+    f, v, _ = sinc_sums(image, variance, 70.3, 80.8, 4.5, 4.5, c, rows, shifted)
+    cut = np.s_[81 - 15 : 81 + 16, 70 - 15 : 70 + 16]
+    lanczos_shift(c, 70.3 - 70, 80.8 - 81, rows, shifted)
+    assert f == pytest.approx((shifted * image[cut]).sum(), rel=1e-12)
+    assert v == pytest.approx((shifted**2 * variance[cut]).sum(), rel=1e-12)
+    nothing, _ = make_circles([20.0], max_sinc_radius=1.0)
+    assert circle_scratch(nothing).shape == (2, 0)
+
+
+def test_bad_pixels_in_apertures() -> None:
+    """A NaN pixel fails the apertures that have it under a weight, and no other; so does a NaN variance."""
+    image = np.ones((120, 120), dtype=np.float32)
+    variance = np.ones((120, 120), dtype=np.float32)
+    image[60, 75] = np.nan
+    variance[60, 45] = np.nan
+    for radius, sinc, lost in [(3.0, 12, False), (4.5, 12, True), (10.0, 0, False), (16.0, 0, True)]:
+        result = aperture_fluxes(image, variance, x=60, y=60, radius=radius, max_sinc_radius=sinc)
+        assert np.isnan(result.flux[0]) == lost
+        assert np.isnan(result.error[0]) == lost

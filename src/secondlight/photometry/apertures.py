@@ -8,12 +8,14 @@ __all__ = (
     "ApertureFluxes",
     "aperture_fluxes",
     "circle_coefficients",
+    "make_circles",
     "psf_aperture_flux",
     "sinc_coefficients",
 )
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ import numpy.typing as npt
 import scipy.special
 
 from . import _aperture_kernels as kernels
-from ._aperture_kernels import FLAG_COEFFICIENTS, FLAG_TRUNCATED
+from ._aperture_kernels import FLAG_COEFFICIENTS, FLAG_TRUNCATED, Circles
 
 
 class ApertureFluxes(NamedTuple):
@@ -82,6 +84,30 @@ def circle_coefficients(radius: float) -> np.ndarray:
     return coefficients
 
 
+def make_circles(radii: Sequence[float], *, max_sinc_radius: float) -> tuple[Circles, np.ndarray]:
+    """Return circles in the form compiled kernels take, and the column of each radius in their results.
+
+    Parameters
+    ----------
+    radii
+        Radii, pixels, in any order.
+    max_sinc_radius
+        Largest radius measured with sinc coefficients; beyond it, pixel centres inside are summed.
+    """
+    values = np.asarray(radii, dtype=np.float64)
+    order = np.lexsort([values, values > max_sinc_radius])
+    n_sinc = int(np.count_nonzero(values <= max_sinc_radius))
+    sinc, discs = values[order[:n_sinc]], values[order[n_sinc:]]
+    tables = [circle_coefficients(float(radius)) for radius in sinc]
+    circles = Circles(
+        radii=sinc,
+        sides=np.array([len(table) for table in tables], dtype=np.int64),
+        coefficients=np.concatenate([np.zeros(0), *(table.ravel() for table in tables)]),
+        discs=discs,
+    )
+    return circles, np.argsort(order)
+
+
 def aperture_fluxes(
     image: np.ndarray,
     variance: np.ndarray,
@@ -105,11 +131,12 @@ def aperture_fluxes(
         Largest radius measured with sinc coefficients; beyond it, pixel centres inside are summed.
     """
     xs, ys = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-    coefficients = circle_coefficients(radius).copy() if radius <= max_sinc_radius else np.zeros((0, 0))
-    flux, error, flags = kernels.aperture_loop(
-        image, variance, np.atleast_1d(xs).copy(), np.atleast_1d(ys).copy(), float(radius), coefficients
+    circles, _ = make_circles([radius], max_sinc_radius=max_sinc_radius)
+    flux, variance, flags = kernels.circle_loop(
+        image, variance, np.atleast_1d(xs).copy(), np.atleast_1d(ys).copy(), circles
     )
-    return ApertureFluxes(flux, error, flags)
+    with np.errstate(invalid="ignore"):
+        return ApertureFluxes(flux[:, 0], np.sqrt(variance[:, 0]), flags[:, 0])
 
 
 def psf_aperture_flux(kernel: np.ndarray, radius: float) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CircularApertureFluxConfig", "CircularApertureFluxPlugin", "circle_sums")
-
-import math
+__all__ = ("CircularApertureFluxConfig", "CircularApertureFluxPlugin")
 
 import lsst.pex.config as pex_config
 import numpy as np
@@ -12,14 +10,12 @@ from numba import njit
 
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.photometry._aperture_kernels import naive_sums, sinc_sums
-from secondlight.photometry.apertures import FLAG_COEFFICIENTS, FLAG_TRUNCATED, circle_coefficients
+from secondlight.photometry._aperture_kernels import Circles, circle_scratch, circle_sums
+from secondlight.photometry.apertures import FLAG_COEFFICIENTS, FLAG_TRUNCATED, make_circles
 
 from ..pixels import SourcePixels, hide, show
 from ..plugin import FLUX_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
-
-_DEFAULT_MAX_SINC_RADIUS = 10.0
 
 
 class CircularApertureFluxConfig(MeasurementPluginConfig):
@@ -30,7 +26,7 @@ class CircularApertureFluxConfig(MeasurementPluginConfig):
     )
     maxSincRadius = pex_config.Field[float](
         doc="Largest radius measured with sinc coefficients, pixels; larger ones sum whole pixels.",
-        default=_DEFAULT_MAX_SINC_RADIUS,
+        default=10.0,
     )
     shiftKernel = pex_config.ChoiceField[str](
         doc="Kernel that shifts the sinc coefficients.",
@@ -74,11 +70,14 @@ class CircularApertureFluxPlugin(MeasurementPlugin):
 
     def measure(self, sources: MeasurementSources) -> None:
         """Measure at the centroid slot."""
-        for radius in self.config.radii:
-            flux, variance, bits = circle_sums(sources, radius, sinc=self._is_sinc(radius))
-            error = np.sqrt(variance)
+        circles, columns = make_circles(self.config.radii, max_sinc_radius=self.config.maxSincRadius)
+        fluxes, variances, flags = _circle_loop(sources.pixels, *sources.centroids, circles)
+        catalog = sources.catalog
+        for radius, column in zip(self.config.radii, columns.tolist(), strict=True):
+            flux, bits, prefix = fluxes[:, column], flags[:, column], self._prefix(radius)
+            with np.errstate(invalid="ignore"):
+                error = np.sqrt(variances[:, column])
             failed = ((bits & FLAG_TRUNCATED) != 0) | ~(np.isfinite(flux) & np.isfinite(error))
-            prefix, catalog = self._prefix(radius), sources.catalog
             catalog[f"{prefix}_instFlux"], catalog[f"{prefix}_instFluxErr"] = flux, error
             catalog[f"{prefix}_flag"] = self.general_flag(sources, failed)
             catalog[f"{prefix}_flag_apertureTruncated"] = bits & FLAG_TRUNCATED
@@ -86,41 +85,18 @@ class CircularApertureFluxPlugin(MeasurementPlugin):
                 catalog[f"{prefix}_flag_sincCoeffsTruncated"] = bits & FLAG_COEFFICIENTS
 
 
-def circle_sums(
-    sources: MeasurementSources, radius: float, *, sinc: bool | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return flux, its variance and flags (n) in circles about the centroids."""
-    if sinc is None:
-        sinc = radius <= _DEFAULT_MAX_SINC_RADIUS
-    coefficients = circle_coefficients(float(radius)).copy() if sinc else np.zeros((0, 0))
-    x, y = sources.centroids
-    return _circle_loop(sources.pixels, x, y, float(radius), coefficients)
-
-
 @njit(cache=True, nogil=True)
 def _circle_loop(
-    pixels: SourcePixels, x: np.ndarray, y: np.ndarray, radius: float, coefficients: np.ndarray
+    pixels: SourcePixels, x: np.ndarray, y: np.ndarray, circles: Circles
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum circles at parent positions x, y (n): with sinc coefficients (s, s), or whole pixels if s is 0."""
-    n = len(x)
-    flux = np.full(n, np.nan)
-    variance = np.full(n, np.nan)
-    flags = np.zeros(n, np.int64)
-    rows = np.empty_like(coefficients)
-    shifted = np.empty_like(coefficients)
-    square = radius * radius
-    for k in range(n):
+    """Return flux, its variance and flags (n, k + m) of circles at parent positions x, y (n)."""
+    shape = len(x), len(circles.radii) + len(circles.discs)
+    flux, variance = np.empty(shape), np.empty(shape)
+    flags = np.zeros(shape, np.int64)
+    scratch = circle_scratch(circles)
+    for k in range(len(x)):
         i, j = x[k] - pixels.x0, y[k] - pixels.y0
-        if not (math.isfinite(i) and math.isfinite(j)):
-            continue
         show(pixels, k)
-        if coefficients.size > 0:
-            flux[k], variance[k], flags[k] = sinc_sums(
-                pixels.image, pixels.variance, i, j, radius, radius, coefficients, rows, shifted
-            )
-        else:
-            flux[k], variance[k], flags[k] = naive_sums(
-                pixels.image, pixels.variance, i, j, square, square, 0.0
-            )
+        circle_sums(pixels.image, pixels.variance, i, j, circles, scratch, flux[k], variance[k], flags[k])
         hide(pixels, k)
     return flux, variance, flags
