@@ -20,6 +20,9 @@ __all__ = (
     "RUNAWAY",
     "TOO_MANY_STEPS",
     "find_moments",
+    "fit_ellipse",
+    "fit_round_weight",
+    "used_pixels",
 )
 
 import math
@@ -79,7 +82,7 @@ def _nonzero_box(image: np.ndarray) -> tuple[int, int, int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _used_pixels(image: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, int, int]:
+def used_pixels(image: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Return the smallest box of pixels in use, float64, zero without weight, and its first pixel."""
     ix0, iy0, ix1, iy1 = _nonzero_box(image)
     wx0, wy0, wx1, wy1 = _nonzero_box(weight)
@@ -141,22 +144,23 @@ def _direct_sums(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _add_row(
-    row: np.ndarray, weight: np.ndarray, dx: np.ndarray, first: int, last: int, dy: float, sums: np.ndarray
-) -> None:
-    """Add the pixels ``first`` to ``last`` of one row to the six sums."""
+def _row_sums(row: np.ndarray, weight: np.ndarray, dx: np.ndarray) -> tuple[float, float, float]:
+    """Return sum(wI), sum(wI dx) and sum(wI dx dx) of pixels side by side."""
     total = along = square = 0.0
-    for i in range(first, last + 1):
+    for i in range(row.size):
         term = weight[i] * row[i]
         total += term
         along += term * dx[i]
         square += term * dx[i] * dx[i]
-    sums[0] += total
-    sums[1] += along
-    sums[2] += total * dy
-    sums[3] += square
-    sums[4] += along * dy
-    sums[5] += total * dy * dy
+    return total, along, square
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _next_row(weight: np.ndarray, ratio: np.ndarray, change: float) -> None:
+    """Carry weights one row up."""
+    for i in range(weight.size):
+        weight[i] *= ratio[i]
+        ratio[i] *= change
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -180,23 +184,29 @@ def _stepped_sums(
     """
     sums[:] = 0.0
     start = max(math.ceil(x - reach), 0)
-    stop = min(math.floor(x + reach), pixels.shape[1] - 1)
-    weight, ratio, dx = columns
+    stop = min(math.floor(x + reach) + 1, pixels.shape[1])
+    width = max(stop - start, 0)
+    weight, ratio, dx = columns[0, :width], columns[1, :width], columns[2, :width]
     dy = rows[0] - y
-    for i in range(start, stop + 1):
-        dx[i] = i - x
+    for i in range(width):
+        dx[i] = start + i - x
         weight[i] = math.exp(-0.5 * (w_xx * dx[i] * dx[i] + w_yy * dy * dy) - w_xy * dx[i] * dy)
         ratio[i] = math.exp(-0.5 * w_yy * (2.0 * dy + 1.0) - w_xy * dx[i])
     change = math.exp(-w_yy)
     for j in range(rows[0], rows[1] + 1):
         dy = j - y
-        first, last, inside = _row_reach(x, dy, w_xx, w_xy, w_yy, pixels.shape[1])
+        first, last, inside = _row_reach(x - start, dy, w_xx, w_xy, w_yy, width)
         if not inside:
             return False
-        _add_row(pixels[j], weight, dx, first, last, dy, sums)
-        for i in range(start, stop + 1):
-            weight[i] *= ratio[i]
-            ratio[i] *= change
+        part = slice(first, max(last + 1, first))
+        total, along, square = _row_sums(pixels[j, start:stop][part], weight[part], dx[part])
+        sums[0] += total
+        sums[1] += along
+        sums[2] += total * dy
+        sums[3] += square
+        sums[4] += along * dy
+        sums[5] += total * dy * dy
+        _next_row(weight, ratio, change)
     return True
 
 
@@ -249,9 +259,12 @@ def _check_state(m: np.ndarray, start_x: float, start_y: float) -> int:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fit_ellipse(pixels: np.ndarray, x: float, y: float, sigma: float, result: np.ndarray) -> int:
-    """Fit with an elliptical weight; x, y are indices of ``pixels``."""
-    m = np.array([x, y, sigma * sigma, 0.0, sigma * sigma])
+def fit_ellipse(pixels: np.ndarray, start: np.ndarray, result: np.ndarray) -> int:
+    """Fit with an elliptical weight from a guess (x, y, xx, xy, yy), indices of ``pixels``; return a code.
+
+    ``pixels`` is as from `used_pixels`, ``result`` as of `find_moments`.
+    """
+    m = start.copy()
     used = np.empty(5)
     sums = np.zeros(7)
     columns = np.empty((3, pixels.shape[1]))
@@ -277,7 +290,7 @@ def _fit_ellipse(pixels: np.ndarray, x: float, y: float, sigma: float, result: n
                 m[k] += change * minor
             if not abs(change) <= largest:
                 largest = abs(change)
-        code = _check_state(m, x, y)
+        code = _check_state(m, start[0], start[1])
         if code != OK:
             return code
         if scale < first_scale:
@@ -322,11 +335,15 @@ def _round_sums(pixels: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, su
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fit_round(pixels: np.ndarray, x: float, y: float, sigma: float, result: np.ndarray) -> int:
-    """Fit with a round weight; x, y are indices of ``pixels``.  The fourth moment is not measured: NaN."""
+def fit_round_weight(pixels: np.ndarray, state: np.ndarray, sums: np.ndarray) -> int:
+    """Fit a round weight and fill the six sums under it; return a code.
+
+    ``state`` holds x, y (indices of ``pixels``) and sigma: the first guess, then the fit, then the number of
+    steps.
+    """
     height, width = pixels.shape
     along_x, along_y = np.empty((3, width)), np.empty((3, height))
-    sums = np.empty(6)
+    x, y, sigma = state[0], state[1], state[2]
     guess = sigma
     largest = 1.0
     step = 0
@@ -351,9 +368,22 @@ def _fit_round(pixels: np.ndarray, x: float, y: float, sigma: float, result: np.
     _hermite_columns(width, x, sigma, along_x)
     _hermite_columns(height, y, sigma, along_y)
     _round_sums(pixels, along_x, along_y, sums)
+    state[0], state[1], state[2], state[3] = x, y, sigma, step
+    return OK
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fit_round(pixels: np.ndarray, x: float, y: float, sigma: float, result: np.ndarray) -> int:
+    """Fit with a round weight; x, y are indices of ``pixels``.  The fourth moment is not measured: NaN."""
+    state = np.array([x, y, sigma, 0.0])
+    sums = np.empty(6)
+    code = fit_round_weight(pixels, state, sums)
+    if code != OK:
+        return code
+    sigma = state[2]
     e1, e2 = 0.5 * (sums[3] - sums[5]) / sums[0], 2.0 * sums[4] / sums[0]
-    result[0], result[1], result[2] = 2.0 * sums[0], x, y
-    result[7] = step
+    result[0], result[1], result[2] = 2.0 * sums[0], state[0], state[1]
+    result[7] = state[3]
     if not e1 * e1 + e2 * e2 < 1.0:
         return INVALID
     size = sigma * sigma / math.sqrt(1.0 - e1 * e1 - e2 * e2)
@@ -391,7 +421,7 @@ def find_moments(
         and the number of steps; all NaN after a failure, but flux and centre of an `INVALID` one.
     """
     result[:] = np.nan
-    pixels, x0, y0 = _used_pixels(image, weight)
+    pixels, x0, y0 = used_pixels(image, weight)
     if pixels.size == 0:
         return EMPTY
     if not (abs(x) < _MAX_GUESS and abs(y) < _MAX_GUESS and abs(sigma) < _MAX_GUESS):
@@ -399,7 +429,7 @@ def find_moments(
     if round_moments:
         code = _fit_round(pixels, x - x0, y - y0, sigma, result)
     else:
-        code = _fit_ellipse(pixels, x - x0, y - y0, sigma, result)
+        code = fit_ellipse(pixels, np.array([x - x0, y - y0, sigma * sigma, 0.0, sigma * sigma]), result)
     result[1] += x0
     result[2] += y0
     return code

@@ -1,23 +1,48 @@
-"""ext_shapeHSM_HsmShapeRegauss: PSF-corrected shapes through GalSim (spec reprocess 17.14, finalize 8.5)."""
+"""ext_shapeHSM_HsmShape*: shapes corrected for the PSF (spec reprocess 17.14, finalize 8.5).
+
+Four methods: re-Gaussianization and the linear method (Hirata & Seljak 2003), that of Bernstein & Jarvis 2002
+and that of Kaiser, Squires & Broadhurst 1995.
+"""
 
 from __future__ import annotations
 
-__all__ = ("HsmShapeConfig", "HsmShapeRegaussPlugin")
+__all__ = (
+    "HsmShapeBjPlugin",
+    "HsmShapeConfig",
+    "HsmShapeKsbPlugin",
+    "HsmShapeLinearPlugin",
+    "HsmShapePlugin",
+    "HsmShapeRegaussPlugin",
+)
 
-import galsim
-import galsim.hsm
+from typing import ClassVar
+
 import lsst.pex.config as pex_config
 import numpy as np
+from numba import njit
 
 from secondlight.catalog.schema import Schema
+from secondlight.psf.evaluation import trace_radius
 
+from .._hsm_estimate_kernels import BJ, KSB, LINEAR, OK, REGAUSS, estimate_shape
+from ..pixels import SourcePixels, hide, show
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
-from .hsm import GUESS_SCALE, HSM_FLAGS, PRECISION, Failure, HsmFailureError, psf_size, source_stamp
+from .hsm import GUESS_SCALE, HSM_FLAGS
+
+_MEASURED, _PARENT, _NO_PIXELS, _NOT_CONTAINED, _NO_PSF, _FAILED = range(6)
+
+_FLAGS = {
+    "no_pixels": _NO_PIXELS,
+    "not_contained": _NOT_CONTAINED,
+    "parent_source": _PARENT,
+    "galsim": _FAILED,
+}
+"""Outcome that each specific flag stands for."""
 
 
 class HsmShapeConfig(MeasurementPluginConfig):
-    """Configuration of `HsmShapeRegaussPlugin`."""
+    """Configuration of the shape plugins."""
 
     deblendNChild = pex_config.Field[str](
         doc="Column with the number of children; sources that have some are left out.  Empty for none.",
@@ -28,76 +53,185 @@ class HsmShapeConfig(MeasurementPluginConfig):
     )
 
 
-@register("ext_shapeHSM_HsmShapeRegauss")
-class HsmShapeRegaussPlugin(MeasurementPlugin):
-    """Ellipticities corrected for the PSF by re-Gaussianization."""
+class HsmShapePlugin(MeasurementPlugin):
+    """What the four methods share: columns, and one compiled loop over the sources."""
 
     ConfigClass = HsmShapeConfig
     config: HsmShapeConfig
     order = SHAPE_ORDER
     uses_centroid = True
     uses_psf = True
+    method: ClassVar[int]
+    """Method of `estimate_shape`."""
+    components: ClassVar[tuple[str, str]] = ("e1", "e2")
+    """Names of the columns of the shape."""
+    component_doc: ClassVar[str] = "PSF-corrected distortion"
 
     def declare(self, schema: Schema) -> None:
-        """Add flags, ellipticity, its error and the resolution."""
-        names = ("flag", "flag_no_pixels", "flag_not_contained", "flag_parent_source", "flag_galsim")
-        self.add_flags(schema, {name: HSM_FLAGS[name] for name in names})
-        for c in ("e1", "e2"):
-            schema.add(self.column(c), np.float64, f"PSF-corrected distortion {c}")
+        """Add flags, shape, its error and the resolution."""
+        self.add_flags(schema, {f: HSM_FLAGS[f] for f in ("flag", *(f"flag_{name}" for name in _FLAGS))})
+        for c in self.components:
+            schema.add(self.column(c), np.float64, f"{self.component_doc} {c}")
         schema.add(self.column("sigma"), np.float64, "uncertainty of the distortion per component")
         schema.add(self.column("resolution"), np.float64, "resolution: 0 unresolved, 1 fully resolved")
 
     def measure(self, sources: MeasurementSources) -> None:
-        """Measure one source after the other."""
-        values = np.full((len(sources), 4), np.nan)
-        failures = np.full(len(sources), "", dtype=object)
-        uncorrected = np.zeros(len(sources), dtype=bool)
-        column = self.config.deblendNChild
-        blended = np.asarray(sources.catalog[column]) > 0 if column else np.zeros(len(sources), dtype=bool)
-        for row in range(len(sources)):
-            try:
-                if blended[row]:
-                    raise HsmFailureError(Failure.PARENT)
-                *values[row], status = self._measure_one(sources, row)
-                uncorrected[row] = status != 0
-            except HsmFailureError as error:
-                failures[row] = error.failure.value
-        self.write(sources, e1=values[:, 0], e2=values[:, 1], sigma=values[:, 2], resolution=values[:, 3])
-        for failure in set(failures.tolist()) - {"", Failure.NO_PSF.value}:
-            sources.catalog[self.column(f"flag_{failure}")] = failures == failure
-        # A bad centroid alone is no failure here: it is only the first guess.
-        sources.catalog[self.column("flag")] = uncorrected | (failures != "")
-        sources.note_invalid_psf(failures == Failure.NO_PSF.value)
+        """Measure all sources.
 
-    def _measure_one(self, sources: MeasurementSources, row: int) -> tuple[float, float, float, float, int]:
-        x, y = (float(c[row]) for c in sources.centroids)
-        image, weight, x0, y0 = source_stamp(sources, row, list(self.config.badMaskPlanes))
-        psf_sigma = psf_size(sources, row)
-        height, width = image.shape
-        j, i = y0 - sources.pixels.y0, x0 - sources.pixels.x0
-        variance = sources.pixels.variance[j : j + height, i : i + width]
-        psf = np.ascontiguousarray(sources.psf_images.images[row])
-        try:
-            result = galsim.hsm.EstimateShear(
-                galsim.Image(np.ascontiguousarray(image), xmin=x0, ymin=y0),
-                galsim.Image(psf, xmin=0, ymin=0),
-                weight=galsim.Image(weight, xmin=x0, ymin=y0),
-                sky_var=float(np.median(variance[weight > 0])),
-                shear_est="REGAUSS",
-                recompute_flux="FIT",
-                guess_sig_gal=GUESS_SCALE * psf_sigma,
-                guess_sig_PSF=psf_sigma,
-                precision=PRECISION,
-                guess_centroid=galsim.PositionD(x, y),
-                strict=True,
-                check=False,
-            )
-        except galsim.GalSimError:
-            raise HsmFailureError(Failure.GALSIM) from None
-        return (
-            result.corrected_e1,
-            result.corrected_e2,
-            2.0 * result.corrected_shape_err,
-            result.resolution_factor,
-            result.correction_status,
+        A source fails if its moments or those of its PSF do not converge, or if it is not larger than its
+        PSF.  One of negative flux, or whose corrected shape is not finite, is measured and flagged.  A bad
+        centroid is no failure: it is only the first guess.
+        """
+        skipped = np.zeros(len(sources), dtype=bool)
+        if self.config.deblendNChild:
+            skipped = np.asarray(sources.catalog[self.config.deblendNChild]) > 0
+        x, y = sources.centroids
+        xi, yi = sources.nearest_pixels
+        shapes, outcomes = _measure_shapes(
+            self.method,
+            sources.pixels,
+            sources.mask_image(list(self.config.badMaskPlanes)),
+            np.ascontiguousarray(sources.bounding_boxes, dtype=np.int64),
+            np.column_stack([x, y]),
+            np.column_stack([xi, yi]),
+            sources.psf_images.images,
+            np.ascontiguousarray(trace_radius(sources.psf_shapes)),
+            skipped,
         )
+        e1, e2, error, resolution = shapes.T
+        # The plugins report the error of a distortion, which is twice that of a shear.
+        sigma = 2.0 * error
+        self.write(sources, **dict(zip(self.components, (e1, e2), strict=True)))
+        self.write(sources, sigma=sigma, resolution=resolution)
+        self.write(sources, **{f"flag_{name}": outcomes == outcome for name, outcome in _FLAGS.items()})
+        meaningful = np.isfinite(e1) & np.isfinite(e2) & np.isfinite(resolution) & (sigma >= 0.0)
+        self.write(sources, flag=~meaningful)
+        sources.note_invalid_psf(outcomes == _NO_PSF)
+
+
+@register("ext_shapeHSM_HsmShapeRegauss")
+class HsmShapeRegaussPlugin(HsmShapePlugin):
+    """Distortions by re-Gaussianization (Hirata & Seljak 2003)."""
+
+    method = REGAUSS
+
+
+@register("ext_shapeHSM_HsmShapeBj")
+class HsmShapeBjPlugin(HsmShapePlugin):
+    """Distortions by the method of Bernstein & Jarvis 2002."""
+
+    method = BJ
+
+
+@register("ext_shapeHSM_HsmShapeLinear")
+class HsmShapeLinearPlugin(HsmShapePlugin):
+    """Distortions by the linear method of Hirata & Seljak 2003."""
+
+    method = LINEAR
+
+
+@register("ext_shapeHSM_HsmShapeKsb")
+class HsmShapeKsbPlugin(HsmShapePlugin):
+    """Shears by the method of Kaiser, Squires & Broadhurst 1995."""
+
+    method = KSB
+    components = ("g1", "g2")
+    component_doc = "PSF-corrected shear"
+
+
+@njit(cache=True, nogil=True)
+def _median(values: np.ndarray, good: np.ndarray) -> float:
+    """Return the median of the good values (h, w), rounded to single precision as GalSim takes it."""
+    chosen = np.empty(values.size, dtype=values.dtype)
+    n = 0
+    for j in range(values.shape[0]):
+        for i in range(values.shape[1]):
+            if good[j, i]:
+                chosen[n] = values[j, i]
+                n += 1
+    return float(np.float32(np.median(chosen[:n])))
+
+
+@njit(cache=True, nogil=True)
+def _measure_one(
+    method: int,
+    pixels: SourcePixels,
+    bad: np.ndarray,
+    box: np.ndarray,
+    centre: np.ndarray,
+    nearest: np.ndarray,
+    psf: np.ndarray,
+    psf_sigma: float,
+    row: int,
+    shape: np.ndarray,
+) -> int:
+    """Measure one source that is no parent, and return the outcome.  Arguments as of `_measure_shapes`."""
+    if box[2] < box[0] or box[3] < box[1]:
+        return _NO_PIXELS
+    if not (box[0] <= nearest[0] <= box[2] and box[1] <= nearest[1] <= box[3]):
+        return _NOT_CONTAINED
+    i0, i1 = box[0] - pixels.x0, box[2] - pixels.x0 + 1
+    j0, j1 = box[1] - pixels.y0, box[3] - pixels.y0 + 1
+    good = ~bad[j0:j1, i0:i1]
+    if not good.any():
+        return _NO_PIXELS
+    if not (np.isfinite(psf_sigma) and np.isfinite(psf[0, 0])):
+        return _NO_PSF
+    variance = _median(pixels.variance[j0:j1, i0:i1], good)
+    show(pixels, row)
+    image = pixels.image[j0:j1, i0:i1].copy()
+    hide(pixels, row)
+    x, y = centre[0] - box[0], centre[1] - box[1]
+    sigma = GUESS_SCALE * psf_sigma
+    code = estimate_shape(
+        method, image, good, psf.astype(np.float64), x, y, sigma, psf_sigma, variance, shape
+    )
+    return _MEASURED if code == OK else _FAILED
+
+
+@njit(cache=True, nogil=True)
+def _measure_shapes(
+    method: int,
+    pixels: SourcePixels,
+    bad: np.ndarray,
+    boxes: np.ndarray,
+    centres: np.ndarray,
+    nearest: np.ndarray,
+    psfs: np.ndarray,
+    psf_sigmas: np.ndarray,
+    skipped: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure n sources one after the other.
+
+    Parameters
+    ----------
+    method
+        Method of `estimate_shape`.
+    pixels
+        Image and own pixels of the sources.
+    bad
+        Pixels without weight, bool, of the shape of the image.
+    boxes
+        Inclusive boxes ``x0, y0, x1, y1`` of the footprints, parent pixels, int (n, 4).
+    centres, nearest
+        First guesses of the centres and their nearest pixels, parent pixels (n, 2).
+    psfs, psf_sigmas
+        PSF images (n, h, w) and their sizes, pixels (n); NaN where the PSF cannot be evaluated.
+    skipped
+        Sources that are left out, bool (n).
+
+    Returns
+    -------
+    shapes
+        The ``result`` of `estimate_shape`, (n, 4); NaN where there is none.
+    outcomes
+        What became of each source, int (n).
+    """
+    n = len(boxes)
+    shapes, outcomes = np.full((n, 4), np.nan), np.full(n, _PARENT)
+    for k in range(n):
+        if not skipped[k]:
+            outcomes[k] = _measure_one(
+                method, pixels, bad, boxes[k], centres[k], nearest[k], psfs[k], psf_sigmas[k], k, shapes[k]
+            )
+    return shapes, outcomes
