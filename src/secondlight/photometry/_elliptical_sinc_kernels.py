@@ -69,7 +69,8 @@ def _shifted_waves(half: int, offset: float, waves: np.ndarray) -> None:
     for i in range(size):
         cos[i], sin[i] = math.cos(2.0 * math.pi * i / size), math.sin(2.0 * math.pi * i / size)
     taps = np.empty(2 * LANCZOS_ORDER)
-    start = lanczos_taps(offset, taps)
+    # The square of an offset much smaller than this would vanish, and the taps divide by it.
+    start = lanczos_taps(offset if abs(offset) > 1e-9 else 0.0, taps)
     for k in range(n):
         real = imaginary = 0.0
         for t in range(2 * LANCZOS_ORDER):
