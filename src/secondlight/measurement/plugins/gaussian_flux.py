@@ -16,6 +16,7 @@ from secondlight.psf._adaptive_moment_kernels import needs_subpixels, weight_box
 from ..pixels import SourcePixels, hide, show
 from ..plugin import FLUX_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
+from .moment_errors import size_response
 
 _PIXEL_CUT = 14.0
 _SUBPIXEL_CUT = 9.0
@@ -25,6 +26,11 @@ class GaussianFluxConfig(MeasurementPluginConfig):
     """Configuration of `GaussianFluxPlugin`."""
 
     background = pex_config.Field[float](doc="Not used; kept for old configurations.", default=0.0)
+    marginalizeShape = pex_config.Field[bool](
+        doc="Whether the error includes that of the shape slot, adaptive moments of the same pixels; "
+        "without, it is the error for a given shape.",
+        default=True,
+    )
 
 
 @register("base_GaussianFlux", ap_corr=True)
@@ -45,7 +51,7 @@ class GaussianFluxPlugin(MeasurementPlugin):
     def measure(self, sources: MeasurementSources) -> None:
         """Measure at the slots."""
         x, y = sources.centroids
-        flux, error = gaussian_flux_loop(sources.pixels, x, y, sources.shapes)
+        flux, error = gaussian_flux_loop(sources.pixels, x, y, sources.shapes, self.config.marginalizeShape)
         failed = ~(np.isfinite(flux) & np.isfinite(error))
         # Flags of the slots alone are no failure here: the flux is that of the position and shape used.
         self.write(sources, instFlux=flux, instFluxErr=error, flag=failed)
@@ -68,12 +74,13 @@ def _subpixel_weight(dx: float, dy: float, w_xx: float, w_xy: float, w_yy: float
 
 @njit(cache=True, nogil=True)
 def gaussian_flux_loop(
-    pixels: SourcePixels, x: np.ndarray, y: np.ndarray, shapes: np.ndarray
+    pixels: SourcePixels, x: np.ndarray, y: np.ndarray, shapes: np.ndarray, marginalize: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return fluxes and errors (n) for moments ``[xx, yy, xy]`` (n, 3) at parent positions x, y (n).
 
     A source with its centre outside the image, without a usable shape, or with a shape so narrow that no
-    pixel has any weight, gives NaN.
+    pixel has any weight, gives NaN. With ``marginalize`` the moments are taken to be adaptive moments of
+    these pixels, so that noise changes the flux through them too.
     """
     n = len(x)
     flux = np.full(n, np.nan)
@@ -88,23 +95,31 @@ def gaussian_flux_loop(
         subpixels = needs_subpixels(xx, yy, xy)
         w_xx, w_yy, w_xy = yy / det, xx / det, -xy / det
         first_x, last_x, first_y, last_y = weight_box(pixels.image.shape, i0, j0, xx, yy)
-        total = noise = weight = 0.0
+        total = fourth = noise = noise_2 = noise_4 = weight = 0.0
         show(pixels, k)
         for j in range(first_y, last_y + 1):
             dy = j - j0
             for i in range(first_x, last_x + 1):
                 dx = i - i0
+                q = w_xx * dx * dx + 2.0 * w_xy * dx * dy + w_yy * dy * dy
                 if subpixels:
                     w = _subpixel_weight(dx, dy, w_xx, w_xy, w_yy)
+                elif q > _PIXEL_CUT:
+                    continue
                 else:
-                    q = w_xx * dx * dx + 2.0 * w_xy * dx * dy + w_yy * dy * dy
-                    if q > _PIXEL_CUT:
-                        continue
                     w = math.exp(-0.5 * q)
+                value, spread = w * pixels.image[j, i], w * w * pixels.variance[j, i]
                 weight += w
-                total += w * pixels.image[j, i]
-                noise += w * w * pixels.variance[j, i]
+                total += value
+                fourth += q * q * value
+                noise += spread
+                noise_2 += q * spread
+                noise_4 += q * q * spread
         hide(pixels, k)
         if weight > 0.0:
-            flux[k], error[k] = 2.0 * total, 2.0 * math.sqrt(noise)
+            r = size_response(total, fourth) if marginalize else 0.0
+            # Variance of the sum of w (1 + r (q - 1)) over the pixels.
+            variance = (1.0 - r) ** 2 * noise + 2.0 * r * (1.0 - r) * noise_2 + r * r * noise_4
+            flux[k] = 2.0 * total
+            error[k] = 2.0 * math.sqrt(variance) if variance >= 0.0 else np.nan
     return flux, error

@@ -1,55 +1,169 @@
-"""Errors of adaptive moments (spec reprocess 17.2)."""
+"""Errors of adaptive moments, and of fluxes under a weight whose shape was measured on the same pixels.
+
+Adaptive moments are where the weight ``w = exp(-|u|^2 / 2)``, in coordinates u that make the moments 1,
+fulfils ``n_ab = sum w (u_a u_b - delta_ab / 2) I = 0``. Noise changes them by m with ``J m = -n``, and
+the flux ``2 sum w I`` by its own noise and by ``S tr(m) / 2``, where ``S = sum w I``. J needs the fourth
+moments of the weighted object. They are taken to be those of elliptical contours, which the kurtosis ``K
+= sum w |u|^4 I / S`` gives (2 for a Gaussian): the trace of m is ``4 tr(n) / (S (3 - K))`` and what is
+left of it ``n / (S (1/2 - K/8))``. Everything is then a sum of pixels, each with its own variance.
+
+For a Gaussian on the noise of the sky this is the inverse of the Fisher matrix of spec reprocess 17.2.
+"""
 
 from __future__ import annotations
 
-__all__ = ("moment_errors",)
+__all__ = ("moment_covariance", "size_response")
+
+import math
 
 import numpy as np
+from numba import njit
+
+from secondlight.psf._adaptive_moment_kernels import needs_subpixels, weight_box
+
+_PIXEL_CUT = 14.0
+_SUBPIXEL_CUT = 9.0
+_LEAST_KURTOSIS, _LARGEST_KURTOSIS = 1.0, 2.5
+"""Limits of what is believed of the kurtosis of noisy objects; that of galaxies is 2.0 to 2.3."""
 
 
-def moment_errors(
-    xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, flux: np.ndarray, variance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return errors of (flux, xx, yy, xy) and covariances of flux with (xx, yy, xy); (n, 4) and (n, 3).
+@njit(cache=True, nogil=True)
+def bounded_kurtosis(total: float, fourth: float) -> float:
+    """Return K from ``sum w I`` and ``sum w |u|^4 I``; that of a Gaussian where there is no flux."""
+    if not total > 0.0:
+        return 2.0
+    return min(max(fourth / total, _LEAST_KURTOSIS), _LARGEST_KURTOSIS)
 
-    The Fisher matrix of amplitude and moments of a Gaussian on white noise (spec reprocess 17.2), inverted.
-    Rows that are not finite, or have no positive variance, give NaN.
+
+@njit(cache=True, nogil=True)
+def size_response(total: float, fourth: float) -> float:
+    """Return r: noise d changes the flux by ``2 sum w (1 + r (|u|^2 - 1)) d`` as the shape follows it.
+
+    The arguments are ``sum w I`` and ``sum w |u|^4 I``.
     """
-    n = len(xx)
-    errors, covariance = np.full((n, 4), np.nan), np.full((n, 3), np.nan)
-    det = xx * yy - xy**2
-    usable = np.isfinite(flux) & (flux != 0) & np.isfinite(det) & (det > 0) & (variance > 0)
-    a_xx, a_yy, a_xy, det = xx[usable], yy[usable], xy[usable], det[usable]
-    to_flux = 2.0 * np.pi * np.sqrt(det)
-    amplitude = flux[usable] / to_flux
-    f = np.pi * np.sqrt(det) / variance[usable]
-    g = 3.0 * f * amplitude**2 / (16.0 * det**2)
-    fisher = np.empty((len(f), 4, 4))
-    fisher[:, 0, 0] = f
-    fisher[:, 0, 1] = fisher[:, 1, 0] = f * amplitude * a_yy / (4.0 * det)
-    fisher[:, 0, 2] = fisher[:, 2, 0] = f * amplitude * a_xx / (4.0 * det)
-    fisher[:, 0, 3] = fisher[:, 3, 0] = -f * amplitude * 2.0 * a_xy / (4.0 * det)
-    fisher[:, 1, 1] = g * a_yy**2
-    fisher[:, 2, 2] = g * a_xx**2
-    fisher[:, 3, 3] = 4.0 * g * (a_xy**2 + det / 3.0)
-    fisher[:, 1, 2] = fisher[:, 2, 1] = fisher[:, 3, 3] / 4.0
-    fisher[:, 1, 3] = fisher[:, 3, 1] = -2.0 * g * a_yy * a_xy
-    fisher[:, 2, 3] = fisher[:, 3, 2] = -2.0 * g * a_xx * a_xy
-    inverse = _inverse_or_nan(fisher)
-    scale = np.column_stack([to_flux, np.ones((len(f), 3))])
-    with np.errstate(invalid="ignore"):
-        errors[usable] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)) * scale
-    covariance[usable] = inverse[:, 0, 1:] * to_flux[:, None]
-    return errors, covariance
+    return 1.0 / (3.0 - bounded_kurtosis(total, fourth))
 
 
-def _inverse_or_nan(matrices: np.ndarray) -> np.ndarray:
-    """Return inverses (n, 4, 4), through matrices of unit diagonal; a singular matrix gives NaN."""
-    scale = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
-    outer = scale[:, :, None] * scale[:, None, :]
-    scaled = matrices / outer
-    singular = np.abs(np.linalg.det(scaled)) < 1e-14
-    scaled[singular] = np.eye(4)
-    inverse = np.linalg.inv(scaled) / outer
-    inverse[singular] = np.nan
-    return np.asarray(inverse)
+@njit(cache=True, nogil=True)
+def _pixel_terms(
+    u1: float, u2: float, along: float, across: float, down: float, subpixels: bool, terms: np.ndarray
+) -> bool:
+    """Fill ``terms`` with w, w (u1^2 - 1/2), w (u2^2 - 1/2), w u1 u2, w |u|^4; return whether they count.
+
+    With sub-pixels they are means over 4 x 4 positions; a step of a pixel in x changes u by
+    ``(along, across)`` and one in y by ``(0, down)``.
+    """
+    terms[:] = 0.0
+    count = 4 if subpixels else 1
+    first = 0.5 * (1.0 / count - 1.0)
+    worst = 0.0
+    for j in range(count):
+        for i in range(count):
+            sx, sy = first + i / count, first + j / count
+            a = u1 + along * sx
+            b = u2 + across * sx + down * sy
+            q = a * a + b * b
+            worst = max(worst, q)
+            w = math.exp(-0.5 * q) / (count * count)
+            terms[0] += w
+            terms[1] += w * (a * a - 0.5)
+            terms[2] += w * (b * b - 0.5)
+            terms[3] += w * a * b
+            terms[4] += w * q * q
+    return worst <= (_SUBPIXEL_CUT if subpixels else _PIXEL_CUT)
+
+
+@njit(cache=True, nogil=True)
+def _noise_sums(
+    image: np.ndarray,
+    variance: np.ndarray,
+    x: float,
+    y: float,
+    root: tuple[float, float, float],
+    box: tuple[int, int, int, int],
+    subpixels: bool,
+    sums: np.ndarray,
+) -> tuple[float, float]:
+    """Fill ``sums`` (4, 4) with the covariance of the first four terms; return sum(wI) and sum(w|u|^4 I)."""
+    a, b, c = root
+    along, across, down = 1.0 / a, -b / (a * c), 1.0 / c
+    x0, x1, y0, y1 = box
+    terms = np.empty(5)
+    sums[:] = 0.0
+    total = fourth = 0.0
+    for j in range(y0, y1 + 1):
+        for i in range(x0, x1 + 1):
+            u1 = (i - x) * along
+            u2 = (i - x) * across + (j - y) * down
+            if not subpixels and u1 * u1 + u2 * u2 > _PIXEL_CUT:
+                continue
+            if not _pixel_terms(u1, u2, along, across, down, subpixels, terms):
+                continue
+            value = image[j, i]
+            total += terms[0] * value
+            fourth += terms[4] * value
+            for k in range(4):
+                noise = terms[k] * variance[j, i]
+                for m in range(k + 1):
+                    sums[k, m] += noise * terms[m]
+    for k in range(4):
+        for m in range(k):
+            sums[m, k] = sums[k, m]
+    return total, fourth
+
+
+@njit(cache=True, nogil=True)
+def moment_covariance(
+    image: np.ndarray,
+    variance: np.ndarray,
+    x: float,
+    y: float,
+    moments: np.ndarray,
+    covariance: np.ndarray,
+) -> None:
+    """Fill ``covariance`` (4, 4) of flux, xx, yy and xy; NaN where it cannot be worked out.
+
+    Parameters
+    ----------
+    image, variance
+        Pixels and their variances (h, w).
+    x, y
+        Centre of the weight, array indices.
+    moments
+        Adaptive moments xx, yy, xy, pixel^2.
+    covariance
+        Output; the units are powers of counts and pixel^2.
+    """
+    covariance[:] = np.nan
+    xx, yy, xy = moments
+    det = xx * yy - xy * xy
+    if not (det > 0.0 and xx > 0.0):
+        return
+    a = math.sqrt(xx)
+    b, c = xy / a, math.sqrt(det) / a
+    noise = np.empty((4, 4))
+    box = weight_box(image.shape, x, y, xx, yy)
+    total, fourth = _noise_sums(image, variance, x, y, (a, b, c), box, needs_subpixels(xx, yy, xy), noise)
+    if not (total > 0.0 and noise[0, 0] > 0.0):
+        return
+    kurtosis = bounded_kurtosis(total, fourth)
+    # Half the sum and half the difference of m11 and m22, and m12, from n11, n22 and n12.
+    mean = 2.0 / (total * (3.0 - kurtosis))
+    shear = 1.0 / (total * (0.5 - 0.125 * kurtosis))
+    same, other = mean + 0.5 * shear, mean - 0.5 * shear
+    response = np.zeros((4, 4))
+    response[0, 0] = 2.0
+    response[0, 1] = response[0, 2] = total * mean
+    m11 = np.array([0.0, same, other, 0.0])
+    m22 = np.array([0.0, other, same, 0.0])
+    m12 = np.array([0.0, 0.0, 0.0, shear])
+    response[1] = a * a * m11
+    response[2] = b * b * m11 + 2.0 * b * c * m12 + c * c * m22
+    response[3] = a * (b * m11 + c * m12)
+    for k in range(4):
+        for m in range(4):
+            value = 0.0
+            for p in range(4):
+                for q in range(4):
+                    value += response[k, p] * noise[p, q] * response[m, q]
+            covariance[k, m] = value

@@ -22,7 +22,7 @@ from secondlight.psf.adaptive_moments import (
 from ..pixels import SourcePixels, hide, show
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
-from .moment_errors import moment_errors
+from .moment_errors import moment_covariance
 
 _FLAGS = {
     "flag": "general failure",
@@ -91,7 +91,7 @@ class SdssShapePlugin(MeasurementPlugin):
         c = self.config
         x, y = sources.centroids
         max_shift = min(max(c.maxShift, MIN_SHIFT), MAX_SHIFT)
-        moments, variance, bits = _shape_loop(
+        moments, covariance, bits = _shape_loop(
             _less_background(sources.pixels, c.background),
             x,
             y,
@@ -102,8 +102,8 @@ class SdssShapePlugin(MeasurementPlugin):
             _widest(sources.bounding_boxes),
         )
         xx, yy, xy, flux = moments[:, 2], moments[:, 3], moments[:, 4], 2.0 * moments[:, 5]
-        variance[(bits & (UNWEIGHTED | UNWEIGHTED_BAD)) != 0] = np.nan
-        errors, flux_cov = moment_errors(xx, yy, xy, flux, variance)
+        with np.errstate(invalid="ignore"):
+            errors = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         # A bad centroid alone is no failure here: the moments are those about the position used.
         failed = (bits & (UNWEIGHTED | UNWEIGHTED_BAD | SHIFT)) != 0
         self.write(
@@ -118,9 +118,9 @@ class SdssShapePlugin(MeasurementPlugin):
             y=moments[:, 1],
             instFlux=flux,
             instFluxErr=errors[:, 0],
-            instFlux_xx_Cov=flux_cov[:, 0],
-            instFlux_yy_Cov=flux_cov[:, 1],
-            instFlux_xy_Cov=flux_cov[:, 2],
+            instFlux_xx_Cov=covariance[:, 0, 1],
+            instFlux_yy_Cov=covariance[:, 0, 2],
+            instFlux_xy_Cov=covariance[:, 0, 3],
             flag=failed,
             flag_unweightedBad=bits & UNWEIGHTED_BAD,
             flag_unweighted=bits & UNWEIGHTED,
@@ -166,18 +166,18 @@ def _shape_loop(
     tol2: float,
     max_sigma: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure moments (n, 6) in parent pixels, the variance of the central pixel (n) and flags (n)."""
+    """Measure moments (n, 6) in parent pixels, covariances of flux, xx, yy, xy (n, 4, 4) and flags (n)."""
     n = len(x)
     moments = np.full((n, 6), np.nan)
-    variance = np.full(n, np.nan)
+    covariance = np.full((n, 4, 4), np.nan)
     flags = np.zeros(n, np.int64)
     for k in range(n):
         i, j = x[k] - pixels.x0, y[k] - pixels.y0
         show(pixels, k)
         flags[k] = measure_one(pixels.image, i, j, max_iter, max_shift, tol1, tol2, max_sigma[k], moments[k])
+        if not flags[k] & (UNWEIGHTED | UNWEIGHTED_BAD):
+            moment_covariance(pixels.image, pixels.variance, i, j, moments[k, 2:5], covariance[k])
         hide(pixels, k)
         moments[k, 0] += pixels.x0
         moments[k, 1] += pixels.y0
-        if not flags[k] & UNWEIGHTED_BAD:
-            variance[k] = pixels.variance[int(np.floor(j + 0.5)), int(np.floor(i + 0.5))]
-    return moments, variance, flags
+    return moments, covariance, flags
