@@ -63,7 +63,9 @@ def takes_color(psf: PointSpreadFunction) -> bool:
 
 
 def typical_color(psf: PiffWrapper) -> float:
-    """Return the mean colour of the stars a PSF was fitted to, mag; NaN if not known."""
+    """Return the mean colour of the stars a PSF was fitted to, mag; NaN if it takes none or has none."""
+    if not takes_color(psf):
+        return math.nan
     stars = getattr(psf.piff_psf, "stars", None) or ()
     # Stars as Piff left them, or what the fit kept of them.
     colors = [
@@ -110,7 +112,7 @@ def _draw_piff(
     """
     height, width = psf.kernel_bbox.shape
     chromatic = takes_color(psf)
-    known = np.where(np.isfinite(color), color, typical_color(psf)) if chromatic else color
+    known = np.where(np.isfinite(color), color, typical_color(psf))
 
     def draw(k: int) -> np.ndarray:
         stamp = galsim.Image(width, height, dtype=float)
