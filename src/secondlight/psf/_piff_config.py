@@ -42,6 +42,27 @@ class PiffPsfDeterminerConfig(Config):
         keytype=str, itemtype=int, doc="Spatial order by band, instead of spatialOrder.", default={}
     )
     spatialOrder = RangeField(dtype=int, doc="Order of the polynomial in position.", default=2, min=0)
+    orderSelection = ChoiceField[str](
+        doc="How the spatial order is chosen.",
+        default="fixed",
+        allowed={
+            "fixed": "As configured in spatialOrder and spatialOrderPerBand.",
+            "auto": "The lowest order that predicts stars held out of the fit as well as any order up to "
+            "maxSpatialOrder.",
+        },
+    )
+    maxSpatialOrder = RangeField(
+        dtype=int, doc="Highest order to try if the order is chosen automatically.", default=4, min=0
+    )
+    minHeldOutStars = RangeField(
+        dtype=int,
+        doc="With fewer held-out stars, the order is chosen by holding the fitted stars out in turn.",
+        default=20,
+        min=1,
+    )
+    orderFolds = RangeField(
+        dtype=int, doc="Parts into which the stars are divided to be held out in turn.", default=5, min=2
+    )
     solver = ChoiceField[str](
         doc="Who fits the model.",
         default="separable",
@@ -142,6 +163,12 @@ class PiffPsfDeterminerConfig(Config):
             )
         if self.piffPsfConfigYaml is not None:
             self.parsed_yaml()
+            if self.orderSelection == "auto":
+                raise ValueError("orderSelection cannot be 'auto' where piffPsfConfigYaml sets the order.")
+
+    def order(self, band: str) -> int:
+        """Return the configured order of the polynomial in position for a band."""
+        return int(self.spatialOrderPerBand.get(band, self.spatialOrder))
 
     def minimum_stamp_size(self) -> int:
         """Return the side of the smallest stamp that holds the model, turned by any angle for the sky."""

@@ -17,12 +17,11 @@ _POLYNOMIALS = ("BasisPolynomial", "Polynomial")
 
 
 def piff_setup(
-    config: PiffPsfDeterminerConfig, *, band: str, coordinates: PiffCoordinates, chromatic: bool
+    config: PiffPsfDeterminerConfig, *, order: int, coordinates: PiffCoordinates, chromatic: bool
 ) -> dict[str, Any]:
-    """Return the ``psf`` section of a Piff configuration for an image of a band."""
+    """Return the ``psf`` section of a Piff configuration, with a polynomial of an order in position."""
     if config.piffPsfConfigYaml is not None:
         return config.parsed_yaml()
-    order = config.spatialOrderPerBand.get(band, config.spatialOrder)
     orders, keys = [order, order], list(coordinates.keys)
     if chromatic:
         orders.append(config.colorOrder)

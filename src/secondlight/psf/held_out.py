@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("HeldOutResiduals", "best_order", "held_out_residuals")
+__all__ = ("HeldOutResiduals", "best_order", "held_out_residuals", "median_and_scatter")
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -142,3 +142,12 @@ def best_order(chi2: Mapping[int, np.ndarray]) -> int:
     excess = values - best
     error = excess.std(axis=1, ddof=min(1, excess.shape[1] - 1)) / np.sqrt(excess.shape[1])
     return orders[int(np.argmax(excess.mean(axis=1) <= error))]
+
+
+def median_and_scatter(values: np.ndarray) -> tuple[float, float]:
+    """Return median and 1.4826 times the median absolute deviation of the finite values; NaN without any."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    median = float(np.median(values))
+    return median, 1.4826 * float(np.median(np.abs(values - median)))

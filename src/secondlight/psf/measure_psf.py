@@ -101,7 +101,9 @@ class MeasurePsfTask(Task):
         reserved = self.reserve.run(len(rows), extra=extra, identities=sources["id"][rows].tolist())
         sources["calib_psf_reserved"][rows] = reserved
         metadata: dict[str, Any] = {}
-        result = self.psfDeterminer.determine_psf(exposure, candidates[~reserved], metadata=metadata)
+        result = self.psfDeterminer.determine_psf(
+            exposure, candidates[~reserved], metadata=metadata, held_out=candidates[reserved]
+        )
         for key, value in metadata.items():
             self.metadata[key] = value
         sources["calib_psf_used"][rows[~reserved]] = result.used

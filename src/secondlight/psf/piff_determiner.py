@@ -21,7 +21,7 @@ import numpy.typing as npt
 import piff
 import piff.config
 from lsst.images import VisitImage
-from lsst.images.psfs import PiffWrapper
+from lsst.images.psfs import PiffWrapper, PointSpreadFunction
 from lsst.pex.config.registry import makeRegistry, registerConfigurable
 from lsst.pipe.base import AlgorithmError, Struct, Task
 from lsst.utils.logging import getLogger
@@ -33,7 +33,9 @@ from ._piff_stars import FittedStar, piff_stars, star_weights
 from ._piff_wcs import PiffCoordinates, piff_coordinates
 from ._pixel_grid_equations import SingularEquationsError
 from ._pixel_grid_solver import fit_pixel_grid, is_separable
-from .candidates import PsfCandidates
+from .candidates import PsfCandidates, PsfStamps
+from .held_out import held_out_residuals, median_and_scatter
+from .order_selection import choose_order
 
 psfDeterminerRegistry = makeRegistry(  # noqa: N816
     "Tasks that fit a PSF; each offers ``determine_psf(exposure, candidates, metadata=None)``."
@@ -127,6 +129,8 @@ class PiffPsfDeterminerTask(Task):
         exposure: VisitImage,
         candidates: PsfCandidates,
         metadata: MutableMapping[str, Any] | None = None,
+        *,
+        held_out: PsfCandidates | None = None,
     ) -> Struct:
         """Fit the PSF of an image.
 
@@ -137,7 +141,12 @@ class PiffPsfDeterminerTask(Task):
         candidates
             Stars to fit.
         metadata
-            Gains ``spatialFitChi2``, ``numAvailStars``, ``numGoodStars``, ``avgX`` and ``avgY``.
+            Gains ``spatialFitChi2``, ``spatialOrder``, ``numAvailStars``, ``numGoodStars``, ``avgX`` and
+            ``avgY``; with held-out stars also ``numHeldOutStars`` and the medians and robust scatters of
+            their residuals, ``heldOutSizeMedian``, ``heldOutSizeScatter``, the same of ``E1`` and ``E2``, and
+            ``heldOutChi2Median``.
+        held_out
+            Stars that take no part in the fit, to tell how good it is, and of which order it is to be.
 
         Returns
         -------
@@ -153,13 +162,51 @@ class PiffPsfDeterminerTask(Task):
         PiffFitError
             Raised if Piff fails.
         """
+        order = self.config.order(exposure.band)
+        if self.config.orderSelection == "auto":
+            order = self._choose_order(exposure, candidates, held_out, order)
+        result = self._fit_order(exposure, candidates, order)
+        self._describe(result.psf.piff_psf, order, int(result.available), metadata)
+        if held_out is not None and len(held_out):
+            self._describe_held_out(result.psf, held_out, metadata)
+        return Struct(psf=result.psf, used=result.used, chromatic_psf=result.chromatic_psf)
+
+    def _choose_order(
+        self, exposure: VisitImage, candidates: PsfCandidates, held_out: PsfCandidates | None, fallback: int
+    ) -> int:
+        """Return the order that predicts stars best, or ``fallback`` if none could be fitted."""
+
+        def fit(order: int, stars: PsfCandidates) -> PointSpreadFunction:
+            psf: PointSpreadFunction = self._fit_order(exposure, stars, order).psf
+            return psf
+
+        order = choose_order(
+            range(self.config.maxSpatialOrder + 1),
+            candidates,
+            candidates[:0] if held_out is None else held_out,
+            fit=fit,
+            weigh=lambda stars: self._weights(stars.stamps)[0],
+            min_held_out=self.config.minHeldOutStars,
+            folds=self.config.orderFolds,
+        )
+        if order is None:
+            self.log.warning("No spatial order could be tested on held-out stars; using %d.", fallback)
+            return fallback
+        self.log.info("Spatial order %d predicts held-out stars best.", order)
+        return order
+
+    def _weights(self, stamps: PsfStamps) -> tuple[np.ndarray, npt.NDArray[np.float64]]:
+        return star_weights(
+            stamps, zero_weight_planes=self.config.zeroWeightMaskBits, max_snr=self.config.maxSNR
+        )
+
+    def _fit_order(self, exposure: VisitImage, candidates: PsfCandidates, order: int) -> Struct:
+        """Fit a polynomial of an order; return what `determine_psf` does, and how many stars there were."""
         where = f"visit {exposure.sky_projection.pixel_frame.visit} detector {exposure.detector.id}"
         kept = self._drawn(len(candidates))
         stamp_size = self._stamp_size(candidates)
         stars = candidates[kept].with_size(exposure, stamp_size)
-        weights, good_fraction = star_weights(
-            stars.stamps, zero_weight_planes=self.config.zeroWeightMaskBits, max_snr=self.config.maxSNR
-        )
+        weights, good_fraction = self._weights(stars.stamps)
         usable = good_fraction >= self.config.minimumUnmaskedFraction
         kept, stars, weights = kept[usable], stars[usable], weights[usable]
         colors = self._colors(stars)
@@ -167,14 +214,11 @@ class PiffPsfDeterminerTask(Task):
         inputs = piff_stars(
             stars, weights, coordinates, colors=(colors.values, colors.kind) if colors else None
         )
-        setup = piff_setup(
-            self.config, band=exposure.band, coordinates=coordinates, chromatic=colors is not None
-        )
+        setup = piff_setup(self.config, order=order, coordinates=coordinates, chromatic=colors is not None)
         psf = self._fit_or_fall_back(inputs, setup, coordinates, where)
 
         used = np.zeros(len(candidates), dtype=np.bool_)
         used[kept[[star["starId"] for star in psf.stars if _is_good(star)]]] = True
-        self._describe(psf, len(inputs), metadata)
         if not self.config.debugStarData:
             psf.stars = [FittedStar.of(star) for star in psf.stars]
         chromatic = psf if "colorValue" in psf.interp_property_names else None
@@ -182,7 +226,7 @@ class PiffPsfDeterminerTask(Task):
             psf = at_color(chromatic, colors.mean)
         draw_size = 2 * int(0.5 * stamp_size / self.config.samplingSize) + 1
         wrapper = PiffWrapper(psf, bounds=exposure.bbox, stamp_size=draw_size)
-        return Struct(psf=wrapper, used=used, chromatic_psf=chromatic)
+        return Struct(psf=wrapper, used=used, chromatic_psf=chromatic, available=len(inputs))
 
     def _drawn(self, n: int) -> npt.NDArray[np.intp]:
         """Return the indices of the candidates to fit."""
@@ -271,7 +315,9 @@ class PiffPsfDeterminerTask(Task):
             return False
         return True
 
-    def _describe(self, psf: piff.PSF, available: int, metadata: MutableMapping[str, Any] | None) -> None:
+    def _describe(
+        self, psf: piff.PSF, order: int, available: int, metadata: MutableMapping[str, Any] | None
+    ) -> None:
         """Note how the fit went."""
         positions = [star.image_pos for star in psf.stars if _is_good(star)]
         self.log.info(
@@ -280,10 +326,29 @@ class PiffPsfDeterminerTask(Task):
         )  # fmt: skip
         if metadata is not None:
             metadata["spatialFitChi2"] = float(psf.chisq)
+            metadata["spatialOrder"] = order
             metadata["numAvailStars"] = available
             metadata["numGoodStars"] = len(positions)
             metadata["avgX"] = float(np.mean([p.x for p in positions]))
             metadata["avgY"] = float(np.mean([p.y for p in positions]))
+
+    def _describe_held_out(
+        self, psf: PointSpreadFunction, stars: PsfCandidates, metadata: MutableMapping[str, Any] | None
+    ) -> None:
+        """Note how well the PSF predicts stars that were not fitted."""
+        residuals = held_out_residuals(psf, stars, self._weights(stars.stamps)[0])
+        self.log.info(
+            "%d held-out stars: size %+.4f +- %.4f, e1 %+.4f, e2 %+.4f, chi-squared %.3f.",
+            len(stars), *median_and_scatter(residuals.size), median_and_scatter(residuals.e1)[0],
+            median_and_scatter(residuals.e2)[0], median_and_scatter(residuals.chi2)[0],
+        )  # fmt: skip
+        if metadata is not None:
+            metadata["numHeldOutStars"] = len(stars)
+            for name, values in (("Size", residuals.size), ("E1", residuals.e1), ("E2", residuals.e2)):
+                metadata[f"heldOut{name}Median"], metadata[f"heldOut{name}Scatter"] = median_and_scatter(
+                    values
+                )
+            metadata["heldOutChi2Median"] = median_and_scatter(residuals.chi2)[0]
 
 
 def _is_good(star: Any) -> bool:

@@ -300,8 +300,11 @@ class FinalizeCharacterizationBase(PipelineTask):
         """Fit the PSF to the stars that are not reserved and flag those used; `None` if that fails."""
         try:
             candidates = self.make_psf_candidates.run(measured, exposure).candidates
-            candidates = candidates[~measured["calib_psf_reserved"][candidates.rows]]
-            result = self.psf_determiner.determine_psf(exposure, candidates, metadata=self.metadata)
+            reserved = measured["calib_psf_reserved"][candidates.rows]
+            held_out, candidates = candidates[reserved], candidates[~reserved]
+            result = self.psf_determiner.determine_psf(
+                exposure, candidates, metadata=self.metadata, held_out=held_out
+            )
             x, y = average_position(result.psf)
             sigma = float(determinant_radius(psf_shapes(result.psf, x=x, y=y))[0])
         except MemoryError:
