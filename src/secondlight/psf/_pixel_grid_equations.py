@@ -64,8 +64,8 @@ class StarDesign:
         """Return what images (n, h, w) say about the grids: the transpose of `draw`, (n, m, m)."""
         return np.asarray(self.along_y.transpose(0, 2, 1) @ images @ self.along_x)
 
-    def mean_square(self, weight: _Array) -> _Array:
-        """Return nearly the weighted sum over stars and pixels of ``A^T A``, (m * m, m * m).
+    def block(self, weight: _Array) -> _Array:
+        """Return nearly the normal matrix of one grid for all stars, (m * m, m * m).
 
         The weights of each star are replaced by the product of their means along rows and along columns,
         which they are but for scattered masked pixels.
@@ -122,7 +122,7 @@ def solve_increment(
     orthonormal, to_monomials = _orthonormal(basis, np.sqrt(strength))
     n, size = len(basis), design.along_x.shape[-1]
     try:
-        matrix = design.mean_square(own_weight / strength.sum())
+        matrix = design.block(own_weight / strength.sum())
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError as error:
         raise SingularEquationsError("the stars do not show all of the grid") from error
