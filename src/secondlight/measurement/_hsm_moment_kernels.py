@@ -56,6 +56,10 @@ _MAX_MOMENT = 8000.0
 _MAX_SHIFT = 15.0
 _MIN_DETERMINANT = 1e-8
 _MAX_GUESS = 1e9
+_FARTHEST = math.ceil(_MAX_SHIFT + math.sqrt(_CUT * _MAX_MOMENT))
+"""An elliptical weight never sees pixels farther than this from the first guess."""
+_ROUND_REACH = 9.0
+"""A round weight is taken as zero beyond this many sigmas, where it is 1e-17."""
 
 # Within these limits the factors that carry the weight stay far from the ends of the number range.
 _STEPPED_MIN_MOMENT = 0.1
@@ -306,26 +310,48 @@ def fit_ellipse(pixels: np.ndarray, start: np.ndarray, result: np.ndarray) -> in
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _hermite_columns(n: int, centre: float, sigma: float, functions: np.ndarray) -> None:
-    """Fill (3, n) with the Gauss-Hermite functions of order 0, 1, 2 at pixels 0...n-1, without their norm."""
-    for i in range(n):
+def _hermite_columns(n: int, centre: float, sigma: float, functions: np.ndarray) -> tuple[int, int]:
+    """Fill (3, n) with the Gauss-Hermite functions of order 0, 1, 2 without their norm; return the range.
+
+    They are filled at pixels ``first`` to ``stop - 1``, beyond which there is nothing left of them.
+    """
+    reach = _ROUND_REACH * sigma
+    # Compared as floats: a weight may reach farther than integers do.
+    first = int(min(max(np.ceil(centre - reach), 0.0), float(n)))
+    stop = int(min(max(np.floor(centre + reach) + 1.0, 0.0), float(n)))
+    for i in range(first, stop):
         u = (i - centre) / sigma
         ground = math.exp(-0.5 * u * u)
         functions[0, i] = ground
         functions[1, i] = ground * u
         functions[2, i] = ground * (2.0 * u * u - 1.0)
+    return first, max(stop, first)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _round_sums(pixels: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, sums: np.ndarray) -> None:
+def _row_products(
+    row: np.ndarray, f0: np.ndarray, f1: np.ndarray, f2: np.ndarray
+) -> tuple[float, float, float]:
+    """Return the sums of a row times each of three functions (n)."""
+    s0 = s1 = s2 = 0.0
+    for i in range(row.size):
+        s0 += row[i] * f0[i]
+        s1 += row[i] * f1[i]
+        s2 += row[i] * f2[i]
+    return s0, s1, s2
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _round_sums(pixels: np.ndarray, x: float, y: float, sigma: float, sums: np.ndarray) -> None:
     """Fill ``sums`` with those of I times the functions of orders (x, y) = 00, 10, 01, 20, 11, 02."""
+    height, width = pixels.shape
+    along_x, along_y = np.empty((3, width)), np.empty((3, height))
+    x_first, x_stop = _hermite_columns(width, x, sigma, along_x)
+    y_first, y_stop = _hermite_columns(height, y, sigma, along_y)
+    f0, f1, f2 = along_x[0, x_first:x_stop], along_x[1, x_first:x_stop], along_x[2, x_first:x_stop]
     sums[:] = 0.0
-    for j in range(pixels.shape[0]):
-        s0 = s1 = s2 = 0.0
-        for i in range(pixels.shape[1]):
-            s0 += pixels[j, i] * along_x[0, i]
-            s1 += pixels[j, i] * along_x[1, i]
-            s2 += pixels[j, i] * along_x[2, i]
+    for j in range(y_first, y_stop):
+        s0, s1, s2 = _row_products(pixels[j, x_first:x_stop], f0, f1, f2)
         sums[0] += s0 * along_y[0, j]
         sums[1] += s1 * along_y[0, j]
         sums[2] += s0 * along_y[1, j]
@@ -341,16 +367,12 @@ def fit_round_weight(pixels: np.ndarray, state: np.ndarray, sums: np.ndarray) ->
     ``state`` holds x, y (indices of ``pixels``) and sigma: the first guess, then the fit, then the number of
     steps.
     """
-    height, width = pixels.shape
-    along_x, along_y = np.empty((3, width)), np.empty((3, height))
     x, y, sigma = state[0], state[1], state[2]
     guess = sigma
     largest = 1.0
     step = 0
     while largest > _THRESHOLD:
-        _hermite_columns(width, x, sigma, along_x)
-        _hermite_columns(height, y, sigma, along_y)
-        _round_sums(pixels, along_x, along_y, sums)
+        _round_sums(pixels, x, y, sigma, sums)
         dx = _limited(2.0 * sums[1] / sums[0])
         dy = _limited(2.0 * sums[2] / sums[0])
         growth = _limited(0.5 * (sums[3] + sums[5]) / sums[0])
@@ -365,9 +387,7 @@ def fit_round_weight(pixels: np.ndarray, state: np.ndarray, sums: np.ndarray) ->
         step += 1
         if step > _MAX_STEPS:
             return TOO_MANY_STEPS
-    _hermite_columns(width, x, sigma, along_x)
-    _hermite_columns(height, y, sigma, along_y)
-    _round_sums(pixels, along_x, along_y, sums)
+    _round_sums(pixels, x, y, sigma, sums)
     state[0], state[1], state[2], state[3] = x, y, sigma, step
     return OK
 
@@ -389,6 +409,13 @@ def _fit_round(pixels: np.ndarray, x: float, y: float, sigma: float, result: np.
     size = sigma * sigma / math.sqrt(1.0 - e1 * e1 - e2 * e2)
     result[3], result[4], result[5] = size * (1.0 + e1), size * e2, size * (1.0 - e1)
     return OK
+
+
+@njit(cache=True, nogil=True)
+def _part_in_reach(centre: float, n: int) -> tuple[int, int]:
+    """Return the range of indices, of 0 to n - 1, that an elliptical weight can reach from a first guess."""
+    first = min(max(math.floor(centre) - _FARTHEST, 0), n)
+    return first, max(min(math.ceil(centre) + _FARTHEST + 1, n), first)
 
 
 @njit(cache=True, nogil=True)
@@ -421,11 +448,17 @@ def find_moments(
         and the number of steps; all NaN after a failure, but flux and centre of an `INVALID` one.
     """
     result[:] = np.nan
+    if not (abs(x) < _MAX_GUESS and abs(y) < _MAX_GUESS and abs(sigma) < _MAX_GUESS):
+        return NOT_FINITE
+    left = bottom = 0
+    if not round_moments:
+        left, right = _part_in_reach(x, image.shape[1])
+        bottom, top = _part_in_reach(y, image.shape[0])
+        image, weight = image[bottom:top, left:right], weight[bottom:top, left:right]
     pixels, x0, y0 = used_pixels(image, weight)
     if pixels.size == 0:
         return EMPTY
-    if not (abs(x) < _MAX_GUESS and abs(y) < _MAX_GUESS and abs(sigma) < _MAX_GUESS):
-        return NOT_FINITE
+    x0, y0 = x0 + left, y0 + bottom
     if round_moments:
         code = _fit_round(pixels, x - x0, y - y0, sigma, result)
     else:
