@@ -183,3 +183,11 @@ def test_psf_that_cannot_be_stored_is_refused_first(task_class: Any) -> None:
     config.psf_determiner["piff"].useCoordinates = "field"
     with pytest.raises(ValueError, match="field coordinates cannot be stored"):
         task_class(config=config).runQuantum(None, None, None)
+
+
+def test_notes_of_the_fits_tell_the_detectors_apart() -> None:
+    task = visit_task()
+    run_visit({d: make_inputs(d) for d in (7, 4)}, task=task)
+    assert task.metadata.getArray("detector") == [4, 7]
+    for name in ("spatialFitChi2", "spatialOrder", "numGoodStars"):
+        assert len(task.metadata.getArray(name)) == 2

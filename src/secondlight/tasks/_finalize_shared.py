@@ -302,9 +302,8 @@ class FinalizeCharacterizationBase(PipelineTask):
             candidates = self.make_psf_candidates.run(measured, exposure).candidates
             reserved = measured["calib_psf_reserved"][candidates.rows]
             held_out, candidates = candidates[reserved], candidates[~reserved]
-            result = self.psf_determiner.determine_psf(
-                exposure, candidates, metadata=self.metadata, held_out=held_out
-            )
+            notes: dict[str, Any] = {"detector": exposure.detector.id}
+            result = self.psf_determiner.determine_psf(exposure, candidates, notes, held_out=held_out)
             x, y = average_position(result.psf)
             sigma = float(determinant_radius(psf_shapes(result.psf, x=x, y=y))[0])
         except MemoryError:
@@ -315,6 +314,9 @@ class FinalizeCharacterizationBase(PipelineTask):
         if not np.isfinite(sigma):
             self.log.warning("%s: the fitted PSF has no measurable size; dropping it.", where)
             return None
+        for name, value in notes.items():
+            # Of several detectors, each adds its own to a list.
+            self.metadata.add(name, value)
         measured["calib_psf_used"][candidates.rows[result.used]] = True
         self.log.info("%s: PSF of size %.3f pixels fitted to %d stars.", where, sigma, result.used.sum())
         psf: PointSpreadFunction = result.psf
