@@ -249,6 +249,12 @@ def test_color_dependence() -> None:
     np.testing.assert_allclose(found, expected / expected.sum(), atol=1e-9)
     other = chromatic.draw(X0 + 30.0, Y0 + 50.0, colorValue=1.2, center=True, stamp_size=SIZE).array
     assert np.abs(other / other.sum() - found).max() > 1e-6
+    # The chromatic model itself, for stars of any colour and of none.
+    where = {"x": [X0 + 30.0] * 2, "y": [Y0 + 50.0] * 2}
+    wrapper = PiffWrapper(chromatic, bounds=result.psf.bounds, stamp_size=SIZE)
+    red, unknown = kernel_stamps(wrapper, **where, color=[1.2, np.nan])
+    np.testing.assert_allclose(red, other / other.sum(), atol=1e-9)
+    np.testing.assert_allclose(unknown, found, atol=1e-9)
 
 
 def test_stars_without_colors_give_a_plain_psf() -> None:
