@@ -113,11 +113,15 @@ class MeasurementSources:
         return np.where(usable, x, peak_x), np.where(usable, y, peak_y)
 
     @functools.cached_property
+    def no_position(self) -> np.ndarray:
+        """Whether the centroid slot is not finite, so that `centroids` are first peaks, bool (n)."""
+        x, y = self._slot_centroids
+        return np.asarray(~(np.isfinite(x) & np.isfinite(y)))
+
+    @functools.cached_property
     def centroid_flag(self) -> np.ndarray:
         """Whether the centroid slot failed or is not finite, bool (n)."""
-        x, y = self._slot_centroids
-        bad = ~(np.isfinite(x) & np.isfinite(y))
-        return np.asarray(bad | self._slot_flag("slot_Centroid_flag"))
+        return np.asarray(self.no_position | self._slot_flag("slot_Centroid_flag"))
 
     @functools.cached_property
     def nearest_pixels(self) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ class GaussianFluxPlugin(MeasurementPlugin):
         """Measure at the slots."""
         x, y = sources.centroids
         flux, error = gaussian_flux_loop(sources.pixels, x, y, sources.shapes, self.config.marginalizeShape)
-        failed = ~(np.isfinite(flux) & np.isfinite(error))
+        failed = ~(np.isfinite(flux) & np.isfinite(error)) | sources.no_position
         # Flags of the slots alone are no failure here: the flux is that of the position and shape used.
         self.write(sources, instFlux=flux, instFluxErr=error, flag=failed)
 

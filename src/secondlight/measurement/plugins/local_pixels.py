@@ -51,7 +51,9 @@ class VariancePlugin(MeasurementPlugin):
         pixels = sources.pixels
         shapes = sources.shapes * self.config.scale**2
         value, empty = _median_loop(pixels.variance, bad, x - pixels.x0, y - pixels.y0, shapes)
-        self.write(sources, value=value, flag=~np.isfinite(value), flag_emptyFootprint=empty)
+        self.write(
+            sources, value=value, flag=~np.isfinite(value) | sources.no_position, flag_emptyFootprint=empty
+        )
 
 
 @njit(cache=True, nogil=True)

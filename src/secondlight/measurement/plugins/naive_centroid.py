@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ("NaiveCentroidConfig", "NaiveCentroidPlugin")
 
+import math
+
 import lsst.pex.config as pex_config
 import numpy as np
 from numba import njit
@@ -48,7 +50,7 @@ class NaiveCentroidPlugin(MeasurementPlugin):
             schema,
             {
                 "flag": "general failure",
-                "flag_noCounts": "the pixels sum to zero",
+                "flag_noCounts": "the pixels sum to zero, or to no finite number",
                 "flag_edge": "too close to the edge of the image",
                 "flag_resetToPeak": "the centre was too far off and was put back on the first peak",
             },
@@ -104,7 +106,7 @@ def _naive_loop(
                 sum_x += di * value
                 sum_y += dj * value
         hide(pixels, k)
-        if total == 0.0:
+        if total == 0.0 or not math.isfinite(total):
             flags[k] = _NO_COUNTS
         else:
             offsets[k, 0], offsets[k, 1] = sum_x / total, sum_y / total
