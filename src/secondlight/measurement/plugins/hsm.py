@@ -1,115 +1,53 @@
-"""HSM adaptive moments through GalSim (spec reprocess 17.14, finalize 8.4; Hirata & Seljak 2003)."""
+"""HSM adaptive moments of sources and PSF (spec reprocess 17.14, finalize 8.4; Hirata & Seljak 2003)."""
 
 from __future__ import annotations
 
 __all__ = (
     "GUESS_SCALE",
     "HSM_FLAGS",
-    "PRECISION",
-    "Failure",
-    "HsmFailureError",
+    "HsmMomentsConfig",
+    "HsmMomentsPlugin",
+    "HsmPsfMomentsConfig",
     "HsmPsfMomentsPlugin",
+    "HsmPsfStamps",
+    "HsmSourceMomentsConfig",
     "HsmSourceMomentsPlugin",
     "HsmSourceMomentsRoundPlugin",
-    "psf_size",
-    "source_stamp",
 )
 
-import enum
-import math
+from typing import NamedTuple
 
-import galsim
-import galsim.hsm
 import lsst.pex.config as pex_config
 import numpy as np
 
 from secondlight.catalog.schema import Schema
 from secondlight.psf.evaluation import trace_radius
 
-from ..pixels import hide, show
+from .. import _hsm_moment_loops as loops
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 
 GUESS_SCALE = 2.5
 """First guess of a source's size in units of the PSF's."""
-PRECISION = 1e-6
-"""Accuracy asked of the fits, pixels."""
 
 HSM_FLAGS = {
     "flag": "general failure",
     "flag_no_pixels": "no pixels to measure",
     "flag_not_contained": "the centre is outside the bounding box of the footprint",
     "flag_parent_source": "the source is a blend and was left out",
-    "flag_galsim": "GalSim failed",
-    "flag_invalid_param": "GalSim returned an ellipticity above 1",
+    "flag_galsim": "the fit failed",
+    "flag_invalid_param": "the ellipticity is not below 1",
     "flag_edge": "the PSF image reaches over the edge of the image",
     "flag_no_psf": "the PSF cannot be evaluated",
 }
 
-
-class Failure(enum.StrEnum):
-    """Reason of a failure, by the suffix of its flag."""
-
-    NO_PIXELS = "no_pixels"
-    NOT_CONTAINED = "not_contained"
-    PARENT = "parent_source"
-    GALSIM = "galsim"
-    INVALID = "invalid_param"
-    NO_PSF = "no_psf"
-
-
-class HsmFailureError(Exception):
-    """A source cannot be measured."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.value)
-        self.failure = failure
-
-
-def adaptive_moments_hsm(
-    image: np.ndarray,
-    weight: np.ndarray | None,
-    *,
-    x0: int,
-    y0: int,
-    x: float,
-    y: float,
-    sigma: float,
-    round_moments: bool = False,
-) -> tuple[float, float, float, float, float, float]:
-    """Return x, y, xx, yy, xy, flux of an image whose first pixel is (x0, y0), by ``galsim.hsm``.
-
-    Raises
-    ------
-    HsmFailureError
-        Raised if GalSim fails or returns an ellipticity above 1.
-    """
-    try:
-        result = galsim.hsm.FindAdaptiveMom(
-            galsim.Image(np.ascontiguousarray(image), xmin=x0, ymin=y0),
-            weight=None if weight is None else galsim.Image(weight, xmin=x0, ymin=y0),
-            guess_sig=sigma,
-            precision=PRECISION,
-            guess_centroid=galsim.PositionD(x, y),
-            strict=True,
-            check=False,
-            round_moments=round_moments,
-        )
-    except galsim.GalSimError:
-        raise HsmFailureError(Failure.GALSIM) from None
-    e1, e2 = result.observed_e1, result.observed_e2
-    if not e1**2 + e2**2 < 1.0:
-        raise HsmFailureError(Failure.INVALID)
-    size = result.moments_sigma**2 / math.sqrt(1.0 - e1**2 - e2**2)
-    centre = result.moments_centroid
-    return (
-        centre.x,
-        centre.y,
-        size * (1.0 + e1),
-        size * (1.0 - e1),
-        size * e2,
-        result.moments_amp,
-    )
+_OUTCOMES = {
+    "flag_no_pixels": loops.NO_PIXELS,
+    "flag_not_contained": loops.NOT_CONTAINED,
+    "flag_galsim": loops.FAILED,
+    "flag_invalid_param": loops.INVALID_SHAPE,
+    "flag_no_psf": loops.NO_PSF,
+}
 
 
 class HsmMomentsConfig(MeasurementPluginConfig):
@@ -123,7 +61,7 @@ class HsmMomentsConfig(MeasurementPluginConfig):
 
 
 class HsmMomentsPlugin(MeasurementPlugin):
-    """What the moments plugins share: columns, and a loop in which each source may fail on its own."""
+    """What the moments plugins share: columns and how they are filled."""
 
     config: HsmMomentsConfig
     order = SHAPE_ORDER
@@ -140,36 +78,35 @@ class HsmMomentsPlugin(MeasurementPlugin):
         if self.config.addFlux:
             schema.add(self.column("Flux"), np.float64, "flux of the matched Gaussian", unit="ct")
 
-    def measure_one(self, sources: MeasurementSources, row: int) -> tuple[float, ...]:
-        """Return centre, moments and flux of one source.
+    def write_moments(
+        self,
+        sources: MeasurementSources,
+        values: np.ndarray,
+        outcomes: np.ndarray,
+        *,
+        x: np.ndarray,
+        y: np.ndarray,
+    ) -> None:
+        """Write moments and flags.
 
-        Raises
-        ------
-        HsmFailureError
-            Raised if it cannot be measured.
+        Parameters
+        ----------
+        sources
+            Sources (n).
+        values, outcomes
+            What the loops return.
+        x, y
+            First guesses of the centres, in the coordinates of the values (n).
         """
-        raise NotImplementedError
-
-    def measure(self, sources: MeasurementSources) -> None:
-        """Measure one source after the other."""
-        values = np.full((len(sources), 6), np.nan)
-        failures = np.full(len(sources), "", dtype=object)
-        for row in range(len(sources)):
-            try:
-                values[row] = self.measure_one(sources, row)
-            except HsmFailureError as error:
-                failures[row] = error.failure.value
-        names = ("x", "y", "xx", "yy", "xy") + (("Flux",) if self.config.addFlux else ())
-        self.write(sources, **dict(zip(names, values.T, strict=False)))
-        self.write_failures(sources, failures)
-
-    def write_failures(self, sources: MeasurementSources, failures: np.ndarray) -> None:
-        """Set the general flag and that of each failure (n), '' for none."""
-        for failure in set(failures.tolist()) - {""}:
-            if self.column(f"flag_{failure}") in sources.catalog:
-                sources.catalog[self.column(f"flag_{failure}")] = failures == failure
-        sources.catalog[self.column("flag")] = self.general_flag(sources, failures != "")
-        sources.note_invalid_psf(failures == Failure.NO_PSF.value)
+        flux, x_found, y_found, xx, xy, yy = values.T[:6]
+        if self.config.subtractCenter:
+            x_found, y_found = x_found - x, y_found - y
+        self.write(sources, x=x_found, y=y_found, xx=xx, yy=yy, xy=xy)
+        if self.config.addFlux:
+            self.write(sources, Flux=flux)
+        self.write(sources, **{flag: outcomes == outcome for flag, outcome in _OUTCOMES.items()})
+        self.write(sources, flag=self.general_flag(sources, outcomes != loops.MEASURED))
+        sources.note_invalid_psf(outcomes == loops.NO_PSF)
 
 
 class HsmSourceMomentsConfig(HsmMomentsConfig):
@@ -187,17 +124,19 @@ class HsmSourceMomentsPlugin(HsmMomentsPlugin):
     ConfigClass = HsmSourceMomentsConfig
     config: HsmSourceMomentsConfig
 
-    def measure_one(self, sources: MeasurementSources, row: int) -> tuple[float, ...]:
-        """Measure one source on its own pixels."""
-        x, y = (float(c[row]) for c in sources.centroids)
-        image, weight, x0, y0 = source_stamp(sources, row, list(self.config.badMaskPlanes))
-        sigma = GUESS_SCALE * psf_size(sources, row)
-        values = adaptive_moments_hsm(
-            image, weight, x0=x0, y0=y0, x=x, y=y, sigma=sigma, round_moments=self.config.roundMoments
+    def measure(self, sources: MeasurementSources) -> None:
+        """Measure each source on its own pixels."""
+        x, y = sources.centroids
+        values, outcomes = loops.source_moments_loop(
+            sources.pixels,
+            sources.mask_image(list(self.config.badMaskPlanes)),
+            np.ascontiguousarray(sources.bounding_boxes, dtype=np.int64),
+            x,
+            y,
+            GUESS_SCALE * trace_radius(sources.psf_shapes),
+            self.config.roundMoments,
         )
-        if self.config.subtractCenter:
-            return (values[0] - x, values[1] - y, *values[2:])
-        return values
+        self.write_moments(sources, values, outcomes, x=x, y=y)
 
 
 class HsmSourceMomentsRoundConfig(HsmSourceMomentsConfig):
@@ -242,6 +181,26 @@ class HsmPsfMomentsConfig(HsmMomentsConfig):
         self.subtractCenter = True
 
 
+class HsmPsfStamps(NamedTuple):
+    """PSF images to be measured.
+
+    Attributes
+    ----------
+    images
+        Stamps of unit sum (n, h, w); NaN where the PSF cannot be evaluated.
+    x0, y0
+        Parent pixel of the first element of each, int64 (n).
+    x, y
+        First guesses of the centres, indices of the stamps, float64 (n).
+    """
+
+    images: np.ndarray
+    x0: np.ndarray
+    y0: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
 @register("ext_shapeHSM_HsmPsfMoments")
 class HsmPsfMomentsPlugin(HsmMomentsPlugin):
     """Adaptive moments of the PSF at the sources."""
@@ -249,62 +208,28 @@ class HsmPsfMomentsPlugin(HsmMomentsPlugin):
     ConfigClass = HsmPsfMomentsConfig
     config: HsmPsfMomentsConfig
 
-    def measure_one(self, sources: MeasurementSources, row: int) -> tuple[float, ...]:
-        """Measure the PSF of one source."""
-        sigma = psf_size(sources, row)
-        stars = sources.psf_images
-        x0, y0 = int(stars.x0[row]), int(stars.y0[row])
-        if self.config.useSourceCentroidOffset:
-            image = stars.images[row]
-            x, y = (float(c[row]) for c in sources.centroids)
-        else:
-            image = sources.psf_kernels[row]
-            x, y = x0 + image.shape[1] // 2, y0 + image.shape[0] // 2
-        values = adaptive_moments_hsm(
-            image, None, x0=x0, y0=y0, x=x, y=y, sigma=sigma, round_moments=self.config.roundMoments
+    def measure(self, sources: MeasurementSources) -> None:
+        """Measure the PSF image of each source."""
+        stamps = self.stamps(sources)
+        values, outcomes = loops.psf_moments_loop(
+            stamps.images, stamps.x, stamps.y, trace_radius(sources.psf_shapes), self.config.roundMoments
         )
-        if self.config.subtractCenter:
-            return (values[0] - x, values[1] - y, *values[2:])
-        return values
+        self.write_psf_moments(sources, values, outcomes, stamps)
 
+    def stamps(self, sources: MeasurementSources) -> HsmPsfStamps:
+        """Return the PSF images: kernels about their middles, or stars at the centroids."""
+        images, x0, y0 = sources.psf_images
+        if self.config.useSourceCentroidOffset:
+            x, y = sources.centroids
+            return HsmPsfStamps(images, x0, y0, x - x0, y - y0)
+        _, height, width = images.shape
+        x, y = np.full(len(sources), width // 2.0), np.full(len(sources), height // 2.0)
+        return HsmPsfStamps(sources.psf_kernels, x0, y0, x, y)
 
-def psf_size(sources: MeasurementSources, row: int) -> float:
-    """Return the trace radius of the PSF at a source.
-
-    Raises
-    ------
-    HsmFailureError
-        Raised if the PSF cannot be evaluated.
-    """
-    size = float(trace_radius(sources.psf_shapes[row]))
-    if not math.isfinite(size):
-        raise HsmFailureError(Failure.NO_PSF)
-    return size
-
-
-def source_stamp(
-    sources: MeasurementSources, row: int, bad_planes: list[str]
-) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Return pixels and weight (0 or 1) in the footprint's bounding box as the source sees them, and x0, y0.
-
-    Raises
-    ------
-    HsmFailureError
-        Raised if there are no good pixels, or the centre is outside the box.
-    """
-    boxes = sources.bounding_boxes
-    x0, y0, x1, y1 = (int(v) for v in boxes[row])
-    if x1 < x0 or y1 < y0:
-        raise HsmFailureError(Failure.NO_PIXELS)
-    xi, yi = (int(c[row]) for c in sources.nearest_pixels)
-    if not (x0 <= xi <= x1 and y0 <= yi <= y1):
-        raise HsmFailureError(Failure.NOT_CONTAINED)
-    p = sources.pixels
-    part = np.s_[y0 - p.y0 : y1 - p.y0 + 1, x0 - p.x0 : x1 - p.x0 + 1]
-    show(p, row)
-    image = p.image[part].copy()
-    hide(p, row)
-    weight = (~sources.mask_image(bad_planes)[part]).astype(np.int32)
-    if not weight.any():
-        raise HsmFailureError(Failure.NO_PIXELS)
-    return image, weight, x0, y0
+    def write_psf_moments(
+        self, sources: MeasurementSources, values: np.ndarray, outcomes: np.ndarray, stamps: HsmPsfStamps
+    ) -> None:
+        """Write moments that were measured in the coordinates of stamps."""
+        values[:, 1] += stamps.x0
+        values[:, 2] += stamps.y0
+        self.write_moments(sources, values, outcomes, x=stamps.x + stamps.x0, y=stamps.y + stamps.y0)
