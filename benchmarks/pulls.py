@@ -22,16 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
+from tests.scenes import make_visit_image
 
 from secondlight.catalog.footprints import Footprints, Peaks
 from secondlight.catalog.schema import Schema, minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.measurement.plugin import plugin_registry
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from secondlight.simulate.psf import SimulatedPsf
 from secondlight.simulate.render import Light, add_light, draw_stamps
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig
-from tests.scenes import make_visit_image
 
 SIGNAL_TO_NOISE = (10, 20, 50, 100, 300, 1000)
 RADII = (3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0)
@@ -55,16 +54,26 @@ MEASURED = (
     "base_SdssShape_xy",
     *(f"{name}_instFlux" for name in FLUXES),
 )
-_POSITIONS = {"base_SdssCentroid_x": "x", "base_SdssCentroid_y": "y"}
-_NOT_TIMED = ("ext_shapeHSM_HsmShapeRegauss", "ext_shapeHSM_HigherOrderMoments", "ext_shapeHSM_HsmPsfMoments",
-              "base_LocalBackground", "base_Blendedness", "ext_shapeHSM_HsmSourceMomentsRound", "base_Variance",
-              "base_ClassificationSizeExtendedness")  # fmt: skip
-"""Starts of the names of plugins without an error, which are left out."""
+POSITIONS = {"base_SdssCentroid_x": "x", "base_SdssCentroid_y": "y"}
+_WITHOUT_ERROR = (
+    "ext_shapeHSM_HsmShapeRegauss",
+    "ext_shapeHSM_HigherOrderMoments",
+    "ext_shapeHSM_HsmPsfMoments",
+    "ext_shapeHSM_HsmSourceMomentsRound",
+    "base_LocalBackground",
+    "base_Blendedness",
+    "base_Variance",
+    "base_ClassificationSizeExtendedness",
+)
+"""Starts of the names of plugins that are left out, as nothing here depends on them."""
+
+CELL = 72
+"""Side of the cell that an isolated object has for itself, pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Light of the sky and the electronics: sky (electrons per pixel), read noise (electrons), gain (e/count)."""
+    """Sky (electrons per pixel), read noise (electrons) and gain (electrons per count)."""
 
     sky: float = 900.0
     read_noise: float = 6.0
@@ -110,25 +119,43 @@ class Field:
     footprint_radius: int
 
 
-def make_field(kind: Kind, *, cells: int, seed: int, cell: int = 72, fwhm: float = 4.6) -> Field:
-    """Return ``cells**2`` objects at random positions within a pixel of the middles of their cells."""
-    rng = np.random.default_rng([seed, 17])
-    n, side = cells**2, cells * cell
-    middle = (np.arange(cells) + 0.5) * cell
-    x, y = (grid.ravel() + rng.uniform(-0.5, 0.5, n) for grid in np.meshgrid(middle, middle))
-    psf = SimulatedPsf(
+def make_psf(side: int, *, fwhm: float = 4.6) -> SimulatedPsf:
+    """Return a Moffat PSF that is the same everywhere on a square image."""
+    return SimulatedPsf(
         profile="moffat", beta=3.2, fwhm=fwhm, color_slope=0.0, spot=0.5, coefficients=np.zeros((6, 10)),
         boresight=(0.0, 0.0), radius=1e5, domain=Box.factory[0:side, 0:side], stamp_size=41,
     )  # fmt: skip
-    angle = rng.uniform(0, np.pi, n)
-    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(n, 2, 2)
-    axes = kind.radius * np.diag([kind.axis_ratio**-0.5, kind.axis_ratio**0.5])
+
+
+def cell_grid(cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the middle pixels x and y (cells^2) of a square of cells."""
+    middle = np.arange(cells) * CELL + CELL // 2
+    x, y = np.meshgrid(middle, middle)
+    return x.ravel(), y.ravel()
+
+
+def disks(radius: np.ndarray, axis_ratio: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Return the maps (n, 2, 2) from a round disk of unit half-light radius to inclined ones."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    major, minor = radius / np.sqrt(axis_ratio), radius * np.sqrt(axis_ratio)
+    columns = cosine * major, -sine * minor, sine * major, cosine * minor
+    return np.stack(columns, axis=-1).reshape(-1, 2, 2)
+
+
+def make_field(kind: Kind, *, cells: int, seed: int) -> Field:
+    """Return ``cells**2`` objects at random positions in the middle pixels of their cells."""
+    rng = np.random.default_rng([seed, 17])
+    n = cells**2
+    x, y = (middle + rng.uniform(-0.5, 0.5, n) for middle in cell_grid(cells))
+    psf = make_psf(cells * CELL)
     light = Light(
         x=x, y=y, flux=np.ones(n), psf=psf.parameters(x=x, y=y), bulge_fraction=np.zeros(n),
-        bulge_matrix=np.zeros((n, 2, 2)), disk_matrix=turn @ axes, profile="moffat", beta=3.2,
+        bulge_matrix=np.zeros((n, 2, 2)),
+        disk_matrix=disks(np.full(n, kind.radius), np.full(n, kind.axis_ratio), rng.uniform(0, np.pi, n)),
+        profile="moffat", beta=3.2,
     )  # fmt: skip
-    image = np.zeros((side, side))
-    add_light(image, light, sizes=2 * cell)
+    image = np.zeros((cells * CELL, cells * CELL))
+    add_light(image, light, sizes=2 * CELL)
     return Field(light, psf, image, footprint_radius=round(12 + 2 * kind.radius))
 
 
@@ -162,15 +189,31 @@ def make_exposure(
     return exposure
 
 
-def make_task(schema: Schema, *, at_truth: bool) -> SingleFrameMeasurementTask:
-    """Return the measurement of the final pass; ``at_truth`` takes the centroids from the columns ``true``."""
+def make_task(
+    schema: Schema, *, at_truth: bool, blendedness: bool = False, replace: bool = False
+) -> SingleFrameMeasurementTask:
+    """Return the measurement of the final pass.
+
+    Parameters
+    ----------
+    schema
+        Schema of the catalog; it gets the columns.
+    at_truth
+        Whether the centroids come from the columns ``true`` and are not measured.
+    blendedness
+        Whether to measure `base_Blendedness`.
+    replace
+        Whether neighbours are replaced by noise.
+    """
     config = ReprocessVisitImageConfig().measurement.value
-    names = {name for name in config.plugins.names if not name.startswith(_NOT_TIMED)}
-    names |= {name for name in ("base_CompensatedGaussianFlux",) if name in plugin_registry}
+    names = {name for name in config.plugins.names if not name.startswith(_WITHOUT_ERROR)}
+    names.add("base_CompensatedGaussianFlux")
+    if blendedness:
+        names.add("base_Blendedness")
     config.plugins.names = sorted(names)
     config.plugins["base_CircularApertureFlux"].radii = list(RADII)
     config.slots.psfShape = "base_SdssShape_psf"
-    config.doReplaceWithNoise = False
+    config.doReplaceWithNoise = replace
     if at_truth:
         for axis in "xy":
             schema.add(f"true_{axis}", np.float64, "true position", unit="pix")
@@ -228,8 +271,8 @@ def pulls(
                 continue
             plugin = name.rsplit("_", 1)[0]
             good = ~np.asarray(catalog[f"{plugin}_flag"])
-            if name in _POSITIONS:
-                true = getattr(field.light, _POSITIONS[name])
+            if name in POSITIONS:
+                true = getattr(field.light, POSITIONS[name])
             else:
                 true = np.asarray(truth[name]) * (scale if name.endswith("_instFlux") else 1.0)
             value, error = np.asarray(catalog[name]), np.asarray(catalog[error_name(name)], dtype=float)

@@ -6,6 +6,7 @@ __all__ = ("Agreement", "exemption", "group_of", "measure_agreement")
 
 import dataclasses
 import re
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -20,12 +21,14 @@ _REPEATS = {
     "slot_PsfShapeDebiased": "ext_shapeHSM_HsmPsfMomentsDebiased",
 }
 
+_KRON = "ext_photometryKron_KronFlux"
+
 EXEMPT = {
     # Reasons are told in docs/differences; the patterns match whole column names, aliases resolved.
     r"(apcorr_)?(modelfit|ext_gaap|ext_convolved)_.*": NOT_YET,
     r"base_SdssCentroid_[xy]Err": "source variance in excess of the sky",
     r"coord_(raErr|decErr|ra_dec_Cov)": "from the centroid errors",
-    r"base_GaussianFlux_(instFluxErr|fluxErr|magErr)": "variance under the whole weight",
+    r"base_GaussianFlux_(instFluxErr|fluxErr|magErr)": "variance under the whole weight, noise of the shape",
     r"base_CircularApertureFlux_3_0_(instFlux|flux|mag)(Err)?": "shift of small coefficient images",
     r"base_(Normalized)?CompensatedTophatFlux(_12)?_(instFlux|flux|mag)(Err)?": "no response to a constant",
     r"base_CompensatedTophatFlux_12_mask_bits": "bits of this project's masks",
@@ -34,9 +37,29 @@ EXEMPT = {
     r"base_FPPosition_[xy]": "the packs do not have the reference's camera",
     r"ext_shapeHSM_Hsm\w+_flag_(galsim|parent_source)": "specific flags are set",
     r"apcorr_slot_CalibFlux_used": "never set in the reference",
+    r"base_SdssShape_((xx|yy|xy|instFlux|flux|mag)Err|instFlux_(xx|yy|xy)_Cov)": "noise of every pixel",
     r".*_apCorr(Err)?": "NaN throughout in the reference, filled here",
     r"calib_psf_(candidate|used|reserved)": "stars are matched within 0.2 arcsec, not 11",
 }
+
+
+def _kron_stopped(reference: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return where the reference leaves the aperture at the window that the radius is measured in."""
+    radius, window = (np.asarray(reference[f"{_KRON}_{name}"]) for name in ("radius", "radius_for_radius"))
+    return np.isclose(radius, window, rtol=1e-4) | np.asarray(reference[f"{_KRON}_flag_edge"])
+
+
+# Rows where a listed correction acts: they are left out of the comparison of these columns.
+CORRECTED_ROWS: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
+    rf"{_KRON}_(radius|(instFlux|flux|mag)(Err)?|flag|flag_edge|flag_used_psf_radius)": _kron_stopped,
+    rf"{_KRON}_flag_small_radius": lambda t: _kron_stopped(t) | np.asarray(t[f"{_KRON}_flag_bad_radius"]),
+    r"ext_shapeHSM_HsmShapeRegauss_flag": lambda t: np.asarray(t["base_PsfFlux_instFlux"]) < 0,
+}
+
+
+def _corrected_rows(column: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | bool:
+    rows = next((rows for pattern, rows in CORRECTED_ROWS.items() if re.fullmatch(pattern, column)), None)
+    return False if rows is None else rows(reference)
 
 
 def exemption(column: str) -> str | None:
@@ -55,8 +78,8 @@ class Agreement:
     target
         Column that it repeats; the same name if it is no alias.
     rows, fraction
-        Number of unblended sources that are not flagged, and the fraction of them within tolerance; 0 if we
-        do not have the column.
+        Number of unblended sources that are not flagged and where no correction acts, and the fraction of
+        them within tolerance; 0 if we do not have the column.
     blended_rows, blended
         The same of the blended ones.
     shift
@@ -123,7 +146,7 @@ def _target(name: str) -> str:
 
 def _compare(name: str, target: str, replayed: Replayed, ours: dict, reference: dict) -> Agreement:
     expected = np.asarray(reference[name])
-    usable = np.ones(len(expected), dtype=bool)
+    usable = np.ones(len(expected), dtype=bool) & ~np.asarray(_corrected_rows(target, reference))
     flag = flag_column(target, reference.keys())
     if flag is not None and expected.dtype.kind == "f":
         usable &= ~np.asarray(reference[flag])
