@@ -62,8 +62,8 @@ def _measured(
     code = fit_ellipse(pixels, start, moments[0])
     if code != OK:
         return code
-    # As in GalSim, the fit starts again from a round weight of the size found, which it keeps in single precision:
-    # where the fit hardly converges, the start decides.
+    # As in GalSim, the fit starts again from a round weight of the size found, which is kept in single
+    # precision: where the fit hardly converges, the start decides.
     size = float(np.float32(_size(moments[0])))
     again = _round_start(moments[0, 1], moments[0, 2], size)
     if method == REGAUSS:

@@ -65,14 +65,17 @@ class HsmShapePlugin(MeasurementPlugin):
     """Method of `estimate_shape`."""
     components: ClassVar[tuple[str, str]] = ("e1", "e2")
     """Names of the columns of the shape."""
-    component_doc: ClassVar[str] = "PSF-corrected distortion"
+    kind: ClassVar[str] = "distortion"
+    """What the shape is, for the descriptions of the columns."""
+    error_scale: ClassVar[float] = 2.0
+    """Error of a component in units of that of a shear: a shear changes a distortion by twice itself."""
 
     def declare(self, schema: Schema) -> None:
         """Add flags, shape, its error and the resolution."""
         self.add_flags(schema, {f: HSM_FLAGS[f] for f in ("flag", *(f"flag_{name}" for name in _FLAGS))})
         for c in self.components:
-            schema.add(self.column(c), np.float64, f"{self.component_doc} {c}")
-        schema.add(self.column("sigma"), np.float64, "uncertainty of the distortion per component")
+            schema.add(self.column(c), np.float64, f"PSF-corrected {self.kind} {c}")
+        schema.add(self.column("sigma"), np.float64, f"uncertainty of the {self.kind} per component")
         schema.add(self.column("resolution"), np.float64, "resolution: 0 unresolved, 1 fully resolved")
 
     def measure(self, sources: MeasurementSources) -> None:
@@ -99,8 +102,7 @@ class HsmShapePlugin(MeasurementPlugin):
             skipped,
         )
         e1, e2, error, resolution = shapes.T
-        # The plugins report the error of a distortion, which is twice that of a shear.
-        sigma = 2.0 * error
+        sigma = self.error_scale * error
         self.write(sources, **dict(zip(self.components, (e1, e2), strict=True)))
         self.write(sources, sigma=sigma, resolution=resolution)
         self.write(sources, **{f"flag_{name}": outcomes == outcome for name, outcome in _FLAGS.items()})
@@ -136,7 +138,8 @@ class HsmShapeKsbPlugin(HsmShapePlugin):
 
     method = KSB
     components = ("g1", "g2")
-    component_doc = "PSF-corrected shear"
+    kind = "shear"
+    error_scale = 1.0
 
 
 @njit(cache=True, nogil=True)
