@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("STATISTICS", "ClippedStatistics", "cell_statistics", "clipped_statistics")
+__all__ = ("STATISTICS", "ClippedStatistics", "cell_statistics", "clip", "clipped_statistics")
 
 import math
 from typing import NamedTuple
@@ -102,8 +102,11 @@ def _moments(values: np.ndarray, centre: float, half_width: float) -> tuple[floa
 
 
 @njit(cache=True, nogil=True)
-def _clip(values: np.ndarray, n_sigma: float, n_iter: int) -> tuple[float, float, int]:
-    """Return clipped mean, variance and number of finite values; the first centre is the median."""
+def clip(values: np.ndarray, n_sigma: float, n_iter: int) -> tuple[float, float, int]:
+    """Return clipped mean, variance and number of finite values (n); compiled, for loops over many samples.
+
+    The first centre is the median.  Variance is n/(n-1) de-biased; without values both are NaN.
+    """
     if len(values) == 0:
         return np.nan, np.nan, 0
     ordered, begin = _bucketed(values)
@@ -135,7 +138,7 @@ def clipped_statistics(values: np.ndarray, *, n_sigma: float = 3.0, n_iter: int 
     Statistics; NaN where there are no values.
     """
     flat = np.asarray(values).ravel()
-    mean, variance, n = _clip(flat[np.isfinite(flat)], n_sigma, n_iter)
+    mean, variance, n = clip(flat[np.isfinite(flat)], n_sigma, n_iter)
     return ClippedStatistics(mean, math.sqrt(variance), n)
 
 
@@ -185,7 +188,7 @@ def cell_statistics(
                 continue
             pixels = pixels[:n]
             if statistic == 0 or statistic == 3:
-                mean, variance, kept = _clip(pixels, 3.0, 3)
+                mean, variance, kept = clip(pixels, 3.0, 3)
                 values[cy, cx] = mean if statistic == 0 else np.sqrt(variance)
                 errors[cy, cx] = variance / kept if kept else np.nan
             else:

@@ -10,7 +10,7 @@ import lsst.pex.config as pex_config
 import numpy as np
 from numba import njit
 
-from secondlight.background.statistics import clipped_statistics
+from secondlight.background.statistics import clip
 from secondlight.catalog.schema import Schema
 from secondlight.photometry._aperture_kernels import row_span
 from secondlight.psf.evaluation import determinant_radius
@@ -125,26 +125,14 @@ class LocalBackgroundPlugin(MeasurementPlugin):
         )
 
     def measure(self, sources: MeasurementSources) -> None:
-        """Measure one annulus after the other."""
+        """Measure at the centroid slot."""
         c = self.config
         x, y = sources.centroids
         sigma = determinant_radius(sources.psf_shapes)
         bad = sources.mask_image(list(c.badMaskPlanes))
-        mean, stdev = np.full(len(sources), np.nan), np.full(len(sources), np.nan)
         known = np.isfinite(x) & np.isfinite(y) & np.isfinite(sigma)
-        for row in np.flatnonzero(known).tolist():
-            values = _annulus(
-                sources.pixels,
-                row,
-                bad,
-                x[row],
-                y[row],
-                c.annulusInner * sigma[row],
-                c.annulusOuter * sigma[row],
-            )
-            if len(values):
-                statistics = clipped_statistics(values, n_sigma=c.bgRej, n_iter=c.bgIter)
-                mean[row], stdev[row] = statistics.mean, statistics.stdev
+        inner, outer = (np.where(known, r * sigma, np.nan) for r in (c.annulusInner, c.annulusOuter))
+        mean, stdev = _annulus_loop(sources.pixels, bad, x, y, inner, outer, c.bgRej, c.bgIter)
         failed = ~np.isfinite(mean)
         no_psf = np.isfinite(x) & ~np.isfinite(sigma)
         self.write(
@@ -159,21 +147,54 @@ class LocalBackgroundPlugin(MeasurementPlugin):
 
 
 @njit(cache=True, nogil=True)
+def _annulus_loop(
+    pixels: SourcePixels,
+    bad: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    inner: np.ndarray,
+    outer: np.ndarray,
+    n_sigma: float,
+    n_iter: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return clipped mean and standard deviation (n) of the good pixels between circles about (x, y).
+
+    Positions are parent pixels; a source with an outer radius that is not finite is left out.
+    """
+    n = len(x)
+    mean = np.full(n, np.nan)
+    stdev = np.full(n, np.nan)
+    values = np.empty(0, np.float32)
+    for k in range(n):
+        if not math.isfinite(outer[k]):
+            continue
+        room = int((2.0 * outer[k] + 3.0) ** 2)
+        if len(values) < room:
+            values = np.empty(room, np.float32)
+        show(pixels, k)
+        found = _annulus(pixels.image, bad, x[k] - pixels.x0, y[k] - pixels.y0, inner[k], outer[k], values)
+        hide(pixels, k)
+        mean[k], variance, _ = clip(values[:found], n_sigma, n_iter)
+        stdev[k] = math.sqrt(variance)
+    return mean, stdev
+
+
+@njit(cache=True, nogil=True)
 def _annulus(
-    pixels: SourcePixels, row: int, bad: np.ndarray, x: float, y: float, inner: float, outer: float
-) -> np.ndarray:
-    """Return the good pixels between two circles about the parent position (x, y), for one source."""
-    height, width = pixels.image.shape
-    xc, yc = x - pixels.x0, y - pixels.y0
-    values = np.empty(int((2.0 * outer + 3.0) ** 2), np.float32)
+    image: np.ndarray, bad: np.ndarray, x: float, y: float, inner: float, outer: float, values: np.ndarray
+) -> int:
+    """Fill the good, finite pixels (h, w) between two circles about an array position; return their number."""
+    height, width = image.shape
     n = 0
-    show(pixels, row)
-    for j in range(max(0, math.ceil(yc - outer)), min(height - 1, math.floor(yc + outer)) + 1):
-        i0, i1 = row_span(xc, yc, outer * outer, outer * outer, 0.0, j)
-        h0, h1 = row_span(xc, yc, inner * inner, inner * inner, 0.0, j)
-        for i in range(max(0, i0), min(width - 1, i1) + 1):
-            if not (h0 <= i <= h1) and not bad[j, i]:
-                values[n] = pixels.image[j, i]
-                n += 1
-    hide(pixels, row)
-    return values[:n].copy()
+    for j in range(max(0, math.ceil(y - outer)), min(height - 1, math.floor(y + outer)) + 1):
+        i0, i1 = row_span(x, y, outer * outer, outer * outer, 0.0, j)
+        h0, h1 = row_span(x, y, inner * inner, inner * inner, 0.0, j)
+        i0, i1 = max(0, i0), min(width - 1, i1)
+        if h0 > h1:
+            h0, h1 = i1 + 1, i1
+        for first, last in ((i0, min(h0 - 1, i1)), (max(h1 + 1, i0), i1)):
+            for i in range(first, last + 1):
+                # Written always and counted if wanted: a branch would cost more where the mask is ragged.
+                values[n] = image[j, i]
+                n += not bad[j, i] and math.isfinite(image[j, i])
+    return n
