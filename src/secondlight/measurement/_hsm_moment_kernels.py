@@ -58,8 +58,8 @@ _MIN_DETERMINANT = 1e-8
 _MAX_GUESS = 1e9
 _FARTHEST = math.ceil(_MAX_SHIFT + math.sqrt(_CUT * _MAX_MOMENT))
 """An elliptical weight never sees pixels farther than this from the first guess."""
-_ROUND_REACH = 9.0
-"""A round weight is taken as zero beyond this many sigmas, where it is 1e-17."""
+_ROUND_REACH = 39.0
+"""A round weight is zero beyond this many sigmas, as a float."""
 
 # Within these limits the factors that carry the weight stay far from the ends of the number range.
 _STEPPED_MIN_MOMENT = 0.1
