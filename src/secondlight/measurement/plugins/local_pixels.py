@@ -183,7 +183,7 @@ def _annulus_loop(
 def _annulus(
     image: np.ndarray, bad: np.ndarray, x: float, y: float, inner: float, outer: float, values: np.ndarray
 ) -> int:
-    """Fill the good, finite pixels (h, w) between two circles about an array position; return their number."""
+    """Fill the good, finite pixels (h, w) between circles about an array position; return their number."""
     height, width = image.shape
     n = 0
     for j in range(max(0, math.ceil(y - outer)), min(height - 1, math.floor(y + outer)) + 1):
