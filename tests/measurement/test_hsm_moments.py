@@ -115,16 +115,19 @@ def random_stamp(rng: np.random.Generator, *, noise: float, snr: float | None = 
 
 @pytest.mark.parametrize("round_moments", [False, True])
 @pytest.mark.parametrize(
-    ("noise", "snr", "n"), [(0.0, None, 300), (3.0, None, 600), (1.0, 10.0, 600), (1.0, 4.0, 1000)]
+    ("noise", "snr", "n", "most_other_ends"),
+    [(0.0, None, 300, 0), (3.0, None, 600, 0), (1.0, 10.0, 600, 0), (1.0, 4.0, 1000, 2)],
 )
-def test_as_galsim_one_by_one(noise: float, snr: float | None, n: int, *, round_moments: bool) -> None:
+def test_as_galsim_one_by_one(
+    noise: float, snr: float | None, n: int, most_other_ends: int, *, round_moments: bool
+) -> None:
     """The same objects succeed and the same numbers come out, after the same number of steps.
 
     Fits that wander for more than fifty steps are the exception: pixels at the rim of the weight come and
     go, so that rounding decides when the fit ends, or whether it does before the limit of 400 steps.
     """
     rng = np.random.default_rng([n, round_moments])
-    wandering, other_end, successes = 0, 0, 0
+    wandering = other_end = successes = 0
     for _ in range(n):
         stamp = random_stamp(rng, noise=noise, snr=snr)
         data = twin(stamp, round_moments=round_moments)
@@ -147,7 +150,7 @@ def test_as_galsim_one_by_one(noise: float, snr: float | None, n: int, *, round_
             assert_same(data, result, tolerance=1e-4)
             wandering += 1
     assert successes > n / 4
-    assert other_end <= max(1, n // 1000)
+    assert other_end <= most_other_ends
     assert wandering <= n // 200
 
 
