@@ -22,6 +22,12 @@ def test_published_values_of_the_pixel_functions() -> None:
     assert absolute_bias(0.0, 0.0) == absolute_bias(3.0, 0.0) == 0.0
 
 
+def slow_absolute(image: np.ndarray, variance: float) -> np.ndarray:
+    """Return absolute pixels less their bias, one by one."""
+    bias = [absolute_bias(expected_absolute(float(d), variance), variance) for d in image.ravel()]
+    return np.abs(image) - np.reshape(bias, image.shape)
+
+
 def slow_raw(image: np.ndarray, x: float, y: float, moments: tuple[float, float, float]) -> np.ndarray:
     """Return flux and moments under the Gaussian, with whole arrays."""
     xx, yy, xy = moments
@@ -76,6 +82,27 @@ def test_pair_of_stars() -> None:
     # Light of a star far above the noise is the same with the absolute pixels, but for the faint wings.
     np.testing.assert_allclose(catalog["base_Blendedness_abs"], catalog["base_Blendedness_raw"], atol=1e-3)
     assert not catalog["base_Blendedness_flag"].any()
+
+
+@pytest.mark.parametrize("flux", [30.0, 300.0, 1e4])
+def test_absolute_pixels_match_slow_twin(flux: float) -> None:
+    """Faint, middling and far above the noise, beside a neighbour that is seen in the parent only."""
+    moments = (4.0, 5.0, -0.5)
+    x, y = [40, 47], [40, 40]
+    exposure = make_visit_image(width=80, height=80, x=x, y=y, flux=[flux, 200.0], noise=4.0, seed=7)
+    schema = fixed_slots()
+    config = make_config("base_Blendedness")
+    task = SingleFrameMeasurementTask(schema, config=config)
+    catalog = make_catalog(
+        schema, round_footprints(x, y, 3), in_x=x, in_y=y, in_xx=4.0, in_yy=5.0, in_xy=-0.5
+    )  # fmt: skip
+    task.run(catalog, exposure, noise=(np.array([0, 29, 58]), np.zeros(58, dtype=np.float32)))
+    child = exposure.image.array.astype(float)
+    child[round_footprints(x, y, 3).take([1]).to_mask((80, 80))] = 0.0
+    for side, image in (("child", child), ("parent", exposure.image.array.astype(float))):
+        expected = slow_raw(slow_absolute(image, 16.0), 40.0, 40.0, moments)
+        ours = [catalog[f"base_Blendedness_abs_{side}_{c}"][0] for c in ("instFlux", "xx", "yy", "xy")]
+        np.testing.assert_allclose(ours, [max(expected[0], 0.0), *expected[1:]], rtol=1e-9, atol=1e-9)
 
 
 def test_failures() -> None:

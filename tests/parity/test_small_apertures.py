@@ -35,7 +35,7 @@ def with_unshifted_border(c: np.ndarray, dx: float, dy: float) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["A", "B"])
 def test_unshifted_border_explains_the_reference(name: str, data_dir: Path) -> None:
-    """With it every bright source agrees to 1e-5 in flux and error; shifted throughout, they differ by 1 %."""
+    """With it every bright source agrees to 1e-5 in flux and error; all shifted, they differ by 1 %."""
     pack = load_pack(data_dir, name)
     stored, noise, reference = pack.footprints, pack.noise_replaced, pack.sources
     sources = SourceCatalog(minimal_source_schema(), len(stored.ids), footprints=stored.footprints)

@@ -20,6 +20,8 @@ from ..sources import MeasurementSources
 _MOMENTS = ("xx", "yy", "xy")
 _KINDS = ("raw", "abs")
 _SIDES = ("child", "parent")
+_NO_BIAS = 9.0
+"""Standard deviations above zero beyond which the absolute value of a pixel has no bias."""
 
 
 class BlendednessConfig(MeasurementPluginConfig):
@@ -115,8 +117,18 @@ def absolute_bias(mu: float, variance: float) -> float:
 
 
 @njit(cache=True, nogil=True)
+def _positive(data: float, variance: float) -> float:
+    """Return |data| less its expected excess over the true value."""
+    # Far above the noise both corrections are smaller than the last digit.
+    if data > 0.0 and data * data > _NO_BIAS * _NO_BIAS * variance:
+        return data
+    return abs(data) - absolute_bias(expected_absolute(data, variance), variance)
+
+
+@njit(cache=True, nogil=True)
 def _weighted(
-    image: np.ndarray,
+    child: np.ndarray,
+    parent: np.ndarray,
     variance: np.ndarray,
     x: float,
     y: float,
@@ -124,38 +136,43 @@ def _weighted(
     n_sigma: float,
     results: np.ndarray,
 ) -> None:
-    """Fill ``results[kind]`` (raw, abs) with flux, xx, yy, xy under a Gaussian at array position (x, y)."""
+    """Fill flux, xx, yy, xy by kind (raw, abs) and side (child, parent), (2, 2, 4)."""
     xx, yy, xy = shape
     det = xx * yy - xy * xy
     w_xx, w_yy, w_xy = yy / det, xx / det, -xy / det
     scale = n_sigma * n_sigma
     half = n_sigma * math.sqrt(yy)
-    height, width = image.shape
+    height, width = child.shape
     sum_w = sum_ww = 0.0
-    sums = np.zeros((2, 4))
+    sums = np.zeros((2, 2, 4))
+    values = np.empty((2, 2))
     for j in range(max(0, math.ceil(y - half)), min(height - 1, math.floor(y + half)) + 1):
         first, last = row_span(x, y, scale * xx, scale * yy, scale * xy, j)
         dy = j - y
         for i in range(max(0, first), min(width - 1, last) + 1):
             dx = i - x
             w = math.exp(-0.5 * (w_xx * dx * dx + 2.0 * w_xy * dx * dy + w_yy * dy * dy))
-            data, v = image[j, i], variance[j, i]
-            positive = abs(data) - absolute_bias(expected_absolute(data, v), v)
             sum_w += w
             sum_ww += w * w
+            c, p, v = child[j, i], parent[j, i], variance[j, i]
+            values[0, 0], values[0, 1], values[1, 0] = c, p, _positive(c, v)
+            # Where nothing was deblended or replaced, the costly part is the same on both sides.
+            values[1, 1] = values[1, 0] if p == c else _positive(p, v)
             for kind in range(2):
-                value = w * (data if kind == 0 else positive)
-                sums[kind, 0] += value
-                sums[kind, 1] += value * dx * dx
-                sums[kind, 2] += value * dy * dy
-                sums[kind, 3] += value * dx * dy
+                for side in range(2):
+                    value = w * values[kind, side]
+                    sums[kind, side, 0] += value
+                    sums[kind, side, 1] += value * dx * dx
+                    sums[kind, side, 2] += value * dy * dy
+                    sums[kind, side, 3] += value * dx * dy
     for kind in range(2):
-        if sum_ww > 0.0:
-            flux = sums[kind, 0] * sum_w / sum_ww
-            results[kind, 0] = max(flux, 0.0) if kind == 1 else flux
-        for m in range(1, 4):
-            if sums[kind, 0] != 0.0:
-                results[kind, m] = 2.0 * sums[kind, m] / sums[kind, 0]
+        for side in range(2):
+            total = sums[kind, side]
+            if sum_ww > 0.0:
+                flux = total[0] * sum_w / sum_ww
+                results[kind, side, 0] = max(flux, 0.0) if kind == 1 else flux
+            if total[0] != 0.0:
+                results[kind, side, 1:] = 2.0 * total[1:] / total[0]
 
 
 @njit(cache=True, nogil=True)
@@ -175,9 +192,8 @@ def _blendedness_loop(
         if not (math.isfinite(i) and math.isfinite(j) and math.isfinite(shapes[k, 0])):
             continue
         show(pixels, k)
-        _weighted(pixels.image, pixels.variance, i, j, shapes[k], n_sigma, results[k, :, 0])
+        _weighted(pixels.image, parent, pixels.variance, i, j, shapes[k], n_sigma, results[k])
         hide(pixels, k)
-        _weighted(parent, pixels.variance, i, j, shapes[k], n_sigma, results[k, :, 1])
     return results
 
 
