@@ -47,6 +47,8 @@ class Replayed:
         Parents and children, bool (n).
     given
         Columns of ``ours`` that were copied from the reference.
+    aliases
+        Columns of the reference that repeat others, with these.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Replayed:
     reference: astropy.table.Table
     blended: np.ndarray
     given: frozenset[str]
+    aliases: dict[str, str]
 
 
 class ShiftedGaussian(GaussianPointSpreadFunction):
@@ -180,7 +183,8 @@ def replay_pack(pack: ParityPack) -> Replayed:
     reference = pack.sources.to_astropy()
     given = {n for n in reference.colnames if n in task.given or n.startswith("deblend_")}
     blended = (pack.sources["parent"] != 0) | (pack.sources["deblend_nChild"] > 0)
-    return Replayed(pack.folder.name, result.sources, reference, blended, frozenset(given))
+    aliases = pack.sources.schema.alias_columns()
+    return Replayed(pack.folder.name, result.sources, reference, blended, frozenset(given), aliases)
 
 
 class ReplayedFinalization(FinalizeCharacterizationDetectorTask):
@@ -223,4 +227,5 @@ def replay_final(pack: FinalizePack) -> Replayed:
     ours, reference = ours[np.argsort(ours["id"])], reference[np.argsort(reference["id"])]
     np.testing.assert_array_equal(ours["id"], reference["id"])
     blended = np.asarray(reference["parent"]) != 0
-    return Replayed("final", ours, reference, blended, frozenset({"calib_psf_used"}))
+    aliases = pack.finalized_src.schema.alias_columns()
+    return Replayed("final", ours, reference, blended, frozenset({"calib_psf_used"}), aliases)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-__all__ = ("agreements", "format_table")
+__all__ = ("format_table", "replays")
 
 import logging
 import os
@@ -16,7 +16,7 @@ import numpy as np
 
 from .agreement import NOT_YET, Agreement, group_of, measure_agreement
 from .pack import load_finalize_pack, load_pack
-from .replay import replay_final, replay_pack
+from .replay import Replayed, replay_final, replay_pack
 
 _ROOT = Path(__file__).resolve().parents[2]
 DOCS = _ROOT / "docs" / "parity.md"
@@ -41,15 +41,10 @@ column that we do not have counts as 0; one that a pack does not have is empty.
 """
 
 
-def agreements(data_dir: Path) -> dict[str, list[Agreement]]:
-    """Return the comparison of all columns by pack; packs that are absent are left out."""
-    result = {}
-    for name in ("A", "B"):
-        pack = load_pack(data_dir, name)
-        result[name] = measure_agreement(replay_pack(pack), pack.sources.schema.alias_columns())
-    final = load_finalize_pack(data_dir)
-    result["final"] = measure_agreement(replay_final(final), final.finalized_src.schema.alias_columns())
-    return result
+def replays(data_dir: Path) -> dict[str, Replayed]:
+    """Return ours and the reference's tables by pack."""
+    result = {name: replay_pack(load_pack(data_dir, name)) for name in ("A", "B")}
+    return result | {"final": replay_final(load_finalize_pack(data_dir))}
 
 
 def format_table(packs: Mapping[str, Sequence[Agreement]]) -> str:
@@ -162,4 +157,4 @@ if __name__ == "__main__":
         raise SystemExit(
             "The parity packs are not there; set SECONDLIGHT_TEST_DATA to the folder that holds them."
         )
-    DOCS.write_text(format_table(agreements(data_dir)))
+    DOCS.write_text(format_table({n: measure_agreement(r) for n, r in replays(data_dir).items()}))

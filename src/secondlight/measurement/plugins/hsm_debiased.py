@@ -58,7 +58,7 @@ class HsmPsfMomentsDebiasedPlugin(HsmPsfMomentsPlugin):
     order = FLUX_ORDER + 0.1
 
     def declare(self, schema: Schema) -> None:
-        """Add flags, centre and moments.
+        """Add flags, centre and moments, and the alias ``slot_PsfShapeDebiased``.
 
         Raises
         ------
@@ -66,6 +66,7 @@ class HsmPsfMomentsDebiasedPlugin(HsmPsfMomentsPlugin):
             Raised if there is no PSF flux in the slot.
         """
         super().declare(schema)
+        schema.set_alias("slot_PsfShapeDebiased", self.name)
         if "slot_PsfFlux_instFlux" not in schema:
             raise ValueError(
                 f"{self.name} needs slot_PsfFlux, which neither the slots nor the schema define."
