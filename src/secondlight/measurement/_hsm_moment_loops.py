@@ -11,6 +11,7 @@ __all__ = (
     "NO_PSF",
     "OFF_IMAGE",
     "VALUES",
+    "good_pixels",
     "outcome_of",
     "psf_moments_loop",
     "source_moments_loop",
@@ -37,6 +38,30 @@ def outcome_of(code: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def good_pixels(
+    pixels: SourcePixels, bad: np.ndarray, box: np.ndarray, x: float, y: float, sigma: float
+) -> tuple[int, tuple[slice, slice], np.ndarray]:
+    """Return whether a source can be measured (an outcome), its part of the image, and its good pixels there.
+
+    Arguments as of `source_moments_loop`, for one source.
+    """
+    part = (
+        slice(box[1] - pixels.y0, box[3] - pixels.y0 + 1),
+        slice(box[0] - pixels.x0, box[2] - pixels.x0 + 1),
+    )
+    if box[2] < box[0] or box[3] < box[1]:
+        return NO_PIXELS, part, bad[:0, :0]
+    # Floats: a position that is not finite is nowhere.
+    xi, yi = np.floor(x + 0.5), np.floor(y + 0.5)
+    if not (box[0] <= xi <= box[2] and box[1] <= yi <= box[3]):
+        return NOT_CONTAINED, part, bad[:0, :0]
+    good = ~bad[part]
+    if not good.any():
+        return NO_PIXELS, part, good
+    return (MEASURED if np.isfinite(sigma) else NO_PSF), part, good
+
+
+@njit(cache=True, nogil=True)
 def _measure_source(
     pixels: SourcePixels,
     bad: np.ndarray,
@@ -49,21 +74,11 @@ def _measure_source(
     values: np.ndarray,
 ) -> int:
     """Measure one source in its box and return the outcome.  Arguments as of `source_moments_loop`."""
-    if box[2] < box[0] or box[3] < box[1]:
-        return NO_PIXELS
-    # Floats: a position that is not finite is nowhere.
-    xi, yi = np.floor(x + 0.5), np.floor(y + 0.5)
-    if not (box[0] <= xi <= box[2] and box[1] <= yi <= box[3]):
-        return NOT_CONTAINED
-    i0, i1 = box[0] - pixels.x0, box[2] - pixels.x0 + 1
-    j0, j1 = box[1] - pixels.y0, box[3] - pixels.y0 + 1
-    good = ~bad[j0:j1, i0:i1]
-    if not good.any():
-        return NO_PIXELS
-    if not np.isfinite(sigma):
-        return NO_PSF
+    outcome, part, good = good_pixels(pixels, bad, box, x, y, sigma)
+    if outcome != MEASURED:
+        return outcome
     show(pixels, row)
-    image = pixels.image[j0:j1, i0:i1]
+    image = pixels.image[part]
     code = find_moments(image, good, x - box[0], y - box[1], sigma, round_moments, values)
     hide(pixels, row)
     values[1] += box[0]

@@ -25,18 +25,19 @@ from secondlight.catalog.schema import Schema
 from secondlight.psf.evaluation import trace_radius
 
 from .._hsm_estimate_kernels import BJ, KSB, LINEAR, OK, REGAUSS, estimate_shape
+from .._hsm_moment_loops import FAILED, MEASURED, NO_PIXELS, NO_PSF, NOT_CONTAINED, good_pixels
 from ..pixels import SourcePixels, hide, show
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 from .hsm import GUESS_SCALE, HSM_FLAGS
 
-_MEASURED, _PARENT, _NO_PIXELS, _NOT_CONTAINED, _NO_PSF, _FAILED = range(6)
+_PARENT = -1
 
 _FLAGS = {
-    "no_pixels": _NO_PIXELS,
-    "not_contained": _NOT_CONTAINED,
+    "no_pixels": NO_PIXELS,
+    "not_contained": NOT_CONTAINED,
     "parent_source": _PARENT,
-    "galsim": _FAILED,
+    "galsim": FAILED,
 }
 """Outcome that each specific flag stands for."""
 
@@ -89,16 +90,15 @@ class HsmShapePlugin(MeasurementPlugin):
         if self.config.deblendNChild:
             skipped = np.asarray(sources.catalog[self.config.deblendNChild]) > 0
         x, y = sources.centroids
-        xi, yi = sources.nearest_pixels
         shapes, outcomes = _measure_shapes(
             self.method,
             sources.pixels,
             sources.mask_image(list(self.config.badMaskPlanes)),
             np.ascontiguousarray(sources.bounding_boxes, dtype=np.int64),
-            np.column_stack([x, y]),
-            np.column_stack([xi, yi]),
+            x,
+            y,
             sources.psf_images.images,
-            np.ascontiguousarray(trace_radius(sources.psf_shapes)),
+            trace_radius(sources.psf_shapes),
             skipped,
         )
         e1, e2, error, resolution = shapes.T
@@ -108,7 +108,7 @@ class HsmShapePlugin(MeasurementPlugin):
         self.write(sources, **{f"flag_{name}": outcomes == outcome for name, outcome in _FLAGS.items()})
         meaningful = np.isfinite(e1) & np.isfinite(e2) & np.isfinite(resolution) & (sigma >= 0.0)
         self.write(sources, flag=~meaningful)
-        sources.note_invalid_psf(outcomes == _NO_PSF)
+        sources.note_invalid_psf(outcomes == NO_PSF)
 
 
 @register("ext_shapeHSM_HsmShapeRegauss")
@@ -161,35 +161,26 @@ def _measure_one(
     pixels: SourcePixels,
     bad: np.ndarray,
     box: np.ndarray,
-    centre: np.ndarray,
-    nearest: np.ndarray,
+    x: float,
+    y: float,
     psf: np.ndarray,
     psf_sigma: float,
     row: int,
     shape: np.ndarray,
 ) -> int:
-    """Measure one source that is no parent, and return the outcome.  Arguments as of `_measure_shapes`."""
-    if box[2] < box[0] or box[3] < box[1]:
-        return _NO_PIXELS
-    if not (box[0] <= nearest[0] <= box[2] and box[1] <= nearest[1] <= box[3]):
-        return _NOT_CONTAINED
-    i0, i1 = box[0] - pixels.x0, box[2] - pixels.x0 + 1
-    j0, j1 = box[1] - pixels.y0, box[3] - pixels.y0 + 1
-    good = ~bad[j0:j1, i0:i1]
-    if not good.any():
-        return _NO_PIXELS
-    if not (np.isfinite(psf_sigma) and np.isfinite(psf[0, 0])):
-        return _NO_PSF
-    variance = _median(pixels.variance[j0:j1, i0:i1], good)
+    """Measure one source and return the outcome.  Arguments as of `_measure_shapes`."""
+    size = psf_sigma if np.isfinite(psf[0, 0]) else np.nan
+    outcome, part, good = good_pixels(pixels, bad, box, x, y, size)
+    if outcome != MEASURED:
+        return outcome
+    variance = _median(pixels.variance[part], good)
     show(pixels, row)
-    image = pixels.image[j0:j1, i0:i1].copy()
+    image = pixels.image[part].copy()
     hide(pixels, row)
-    x, y = centre[0] - box[0], centre[1] - box[1]
-    sigma = GUESS_SCALE * psf_sigma
-    code = estimate_shape(
-        method, image, good, psf.astype(np.float64), x, y, sigma, psf_sigma, variance, shape
-    )
-    return _MEASURED if code == OK else _FAILED
+    stamp = psf.astype(np.float64)
+    x, y, sigma = x - box[0], y - box[1], GUESS_SCALE * size
+    code = estimate_shape(method, image, good, stamp, x, y, sigma, size, variance, shape)
+    return MEASURED if code == OK else FAILED
 
 
 @njit(cache=True, nogil=True)
@@ -198,8 +189,8 @@ def _measure_shapes(
     pixels: SourcePixels,
     bad: np.ndarray,
     boxes: np.ndarray,
-    centres: np.ndarray,
-    nearest: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
     psfs: np.ndarray,
     psf_sigmas: np.ndarray,
     skipped: np.ndarray,
@@ -216,8 +207,8 @@ def _measure_shapes(
         Pixels without weight, bool, of the shape of the image.
     boxes
         Inclusive boxes ``x0, y0, x1, y1`` of the footprints, parent pixels, int (n, 4).
-    centres, nearest
-        First guesses of the centres and their nearest pixels, parent pixels (n, 2).
+    x, y
+        First guesses of the centres, parent pixels (n).
     psfs, psf_sigmas
         PSF images (n, h, w) and their sizes, pixels (n); NaN where the PSF cannot be evaluated.
     skipped
@@ -235,6 +226,6 @@ def _measure_shapes(
     for k in range(n):
         if not skipped[k]:
             outcomes[k] = _measure_one(
-                method, pixels, bad, boxes[k], centres[k], nearest[k], psfs[k], psf_sigmas[k], k, shapes[k]
+                method, pixels, bad, boxes[k], x[k], y[k], psfs[k], psf_sigmas[k], k, shapes[k]
             )
     return shapes, outcomes
