@@ -48,11 +48,13 @@ def image_of(pixels: np.ndarray | None = None, *, sigma: float = 2.0, noise: flo
 
 
 def kron(exposure, x=80.0, y=80.0, moments=(4.0, 4.0, 0.0), *, radius=10, flag=False, **config):
-    """Measure, and return a dictionary of the columns without their prefix."""
+    """Measure, and return a dictionary of the columns without their prefix; errors are for given radii."""
+    given = {"marginalizeRadius": False}
     x, y = np.atleast_1d(x).tolist(), np.atleast_1d(y).tolist()
     catalog = measure_at(
-        exposure, [KRON], x=x, y=y, moments=moments, settings={KRON: config}, radius=radius, flag=flag
-    )
+        exposure, [KRON], x=x, y=y, moments=moments, settings={KRON: given | config}, radius=radius,
+        flag=flag,
+    )  # fmt: skip
     columns = [n for n in catalog.schema.names if n.startswith(KRON)]
     return {n.removeprefix(f"{KRON}_"): np.array(catalog[n]) for n in columns}
 
@@ -274,6 +276,26 @@ def test_shape_that_is_not_usable(moments: tuple[float, float, float]) -> None:
     result = kron(image_of(gaussian(80, 80, (4, 4, 0))), moments=moments)
     assert flags(result) == {"flag", "bad_shape"}
     assert result["instFlux"][0] == pytest.approx(9926.2, rel=1e-3)
+
+
+@pytest.mark.parametrize("moments", [(1e-170, 1e-150, 0.0), (np.inf, 4.0, 0.0), (1e300, 1e300, 0.0)])
+def test_shape_of_no_size(moments: tuple[float, float, float]) -> None:
+    result = kron(image_of(gaussian(80, 80, (4, 4, 0))), moments=moments)
+    assert "flag" in flags(result)
+    assert np.isnan(result["instFlux"][0])
+
+
+def test_long_trails_sum_whole_pixels() -> None:
+    """Sinc weights of an ellipse 500 pixels long would take more time than all other sources together."""
+    exposure = make_visit_image(width=700, height=700, add_noise=False, noise=1.0)
+    exposure.image.array[...] = 1.0
+    moments = (100.0**2, 100.0**2, 100.0**2 - 2.0)
+    result = measure_at(
+        exposure, [KRON], x=[350.0], y=[350.0], moments=moments, settings={KRON: {"fixed": True}}
+    )
+    pixels = result[f"{KRON}_instFlux"][0]
+    assert pixels == round(pixels)
+    assert pixels == pytest.approx(np.pi * 2.5**2 * np.sqrt(100.0**4 - moments[2] ** 2), rel=0.05)
 
 
 def test_flags_of_the_slots() -> None:

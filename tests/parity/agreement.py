@@ -38,6 +38,7 @@ EXEMPT = {
     r"ext_shapeHSM_Hsm\w+_flag_(galsim|parent_source)": "specific flags are set",
     r"apcorr_slot_CalibFlux_used": "never set in the reference",
     r"ext_shapeHSM_HsmPsfMomentsDebiased_(x|y|xx|yy|xy)": "noise of another random generator",
+    r"ext_photometryKron_KronFlux_(instFluxErr|fluxErr|magErr)": "the error of the radius",
     r"base_SdssShape_((xx|yy|xy|instFlux|flux|mag)Err|instFlux_(xx|yy|xy)_Cov)": "noise of every pixel",
     rf"{_KRON}_(instFlux|flux|mag)Err": "noise of the radius",
     r".*_apCorr(Err)?": "NaN throughout in the reference, filled here",

@@ -16,6 +16,7 @@ from secondlight.photometry._aperture_kernels import box_fits, naive_sums, row_s
 from secondlight.photometry._elliptical_sinc_kernels import ellipse_sums
 
 from ..pixels import SourcePixels, hide, show
+from ._kron_error_kernels import radius_variance
 
 FAILED = 1
 EDGE = 2
@@ -30,6 +31,12 @@ _CENTRE_RADIUS = (math.sqrt(2.0) + math.asinh(1.0)) / 6.0
 """Mean distance of the points of a pixel from its middle."""
 
 
+_LEAST_SIZE = 1e-8
+"""Smaller shapes are no shapes; their squares would get lost in the arithmetic."""
+_MOST_WEIGHTS = 1 << 16
+"""Most pixels that get sinc weights: the ellipse of a long trail would take seconds and much memory."""
+
+
 class KronSettings(NamedTuple):
     """Settings the kernels take, in pixels where they are lengths; names as in the configuration."""
 
@@ -41,6 +48,7 @@ class KronSettings(NamedTuple):
     minimum_radius: float
     enforce_minimum: bool
     max_radius: float
+    marginalize: bool
 
 
 @njit(cache=True, nogil=True)
@@ -177,9 +185,10 @@ def _flux_in(
 ) -> tuple[float, float, int]:
     """Return flux, variance and flags of an ellipse: sinc weights if the minor axis is within the limit."""
     image, variance = pixels.image, pixels.variance
-    if not box_fits(x, y, math.sqrt(xx), math.sqrt(yy), image.shape[0], image.shape[1]):
+    x_half, y_half = math.sqrt(xx), math.sqrt(yy)
+    if not box_fits(x, y, x_half, y_half, image.shape[0], image.shape[1]):
         return np.nan, np.nan, EDGE | FAILED
-    if _semi_axes(xx, yy, xy)[1] <= limit:
+    if _semi_axes(xx, yy, xy)[1] <= limit and 4.0 * x_half * y_half <= _MOST_WEIGHTS:
         flux, noise = ellipse_sums(image, variance, x, y, xx, yy, xy, table)
     else:
         flux, noise, _ = naive_sums(image, variance, x, y, xx, yy, xy)
@@ -226,7 +235,7 @@ def kron_loop(
     for k in range(n):
         xx, yy, xy = shapes[k, 0], shapes[k, 1], shapes[k, 2]
         size = _size(xx, yy, xy)
-        if not (size > 0.0 and math.isfinite(x[k]) and math.isfinite(y[k])):
+        if not (size > _LEAST_SIZE and math.isfinite(size * x[k]) and math.isfinite(size * y[k])):
             flags[k] = FAILED
             continue
         i, j = x[k] - pixels.x0, y[k] - pixels.y0
@@ -243,6 +252,15 @@ def kron_loop(
                 pixels, i, j, scale * xx, scale * yy, scale * xy, settings.max_sinc_radius, table
             )
             flag |= more
+        if settings.marginalize and not settings.fixed and not flag & (FAILED | BAD_RADIUS | SMALL):
+            aperture = settings.n_radius_for_flux * radius
+            variance = max(
+                variance
+                + radius_variance(
+                    pixels.image, pixels.variance, i, j, (xx, yy, xy), flux, radius, window, aperture
+                ),
+                0.0,
+            )
         if not flag & FAILED:
             results[k, 0], results[k, 1], results[k, 2], results[k, 3] = flux, variance, radius, window
         hide(pixels, k)

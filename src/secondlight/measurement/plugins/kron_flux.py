@@ -68,7 +68,8 @@ class KronFluxConfig(MeasurementPluginConfig):
         doc="Size of the aperture in Kron radii.", default=2.5, check=lambda v: v > 0
     )
     maxSincRadius = pex_config.Field[float](
-        doc="Largest minor axis measured with sinc weights, pixels; larger apertures sum whole pixels.",
+        doc="Largest minor axis measured with sinc weights, pixels; larger apertures, and those longer than "
+        "some hundred pixels, sum whole pixels.",
         default=10.0,
     )
     minimumRadius = pex_config.Field[float](
@@ -91,6 +92,10 @@ class KronFluxConfig(MeasurementPluginConfig):
     )
     maxRadius = pex_config.Field[float](
         doc="Largest radius to believe, pixels.", default=200.0, check=lambda v: v > 0
+    )
+    marginalizeRadius = pex_config.Field[bool](
+        doc="Whether the error of the flux includes that of a radius measured on the same pixels.",
+        default=True,
     )
 
 
@@ -161,6 +166,7 @@ class KronFluxPlugin(MeasurementPlugin):
             minimum_radius=c.minimumRadius,
             enforce_minimum=c.enforceMinimumRadius,
             max_radius=c.maxRadius,
+            marginalize=c.marginalizeRadius,
         )
 
     def _shapes(self, sources: MeasurementSources) -> np.ndarray:
