@@ -18,6 +18,8 @@ from ..pixels import SourcePixels, hide, show
 
 _REACH = 80.0
 """Largest u^2 + v^2; beyond it the weight is below 5e-18."""
+_LEAST_DETERMINANT = 1e-30
+"""Smaller second moments are none; their powers would get lost in the arithmetic."""
 
 
 @njit(cache=True, nogil=True)
@@ -119,7 +121,7 @@ def standardised_moments(
     out[:] = np.nan
     xx, yy, xy = shape[0], shape[1], shape[2]
     det = xx * yy - xy * xy
-    if not (det > 0.0 and xx > 0.0 and math.isfinite(x) and math.isfinite(y)):
+    if not (det > _LEAST_DETERMINANT and xx > 0.0 and math.isfinite(det * x) and math.isfinite(det * y)):
         return
     raw, bad_sums, weight = _raw_moments(image, bad, x, y, xx, yy, xy, max_order)
     if fill and bad_sums[0, 0] > 0.0:
