@@ -137,6 +137,30 @@ def test_coefficient_counts() -> None:
     assert config.coefficient_count(2, 1) == 6
 
 
+def test_one_far_outlier() -> None:
+    """One star 100 sigma off is dropped; the error is the scatter of the others about the field."""
+    schema = make_schema()
+    task = MeasureApCorrTask(schema, config=make_config())
+    catalog = fill(schema, 60)
+    catalog["fluxA_instFlux"] = 1000.0 / (1.1 + np.random.default_rng(8).normal(0, 0.002, 60))
+    catalog["fluxA_instFlux"][17] = 1000.0 / 1.3
+    result = task.run(BBOX, catalog).ap_corr_map
+    assert catalog["apcorr_fluxA_used"].tolist() == [k != 17 for k in range(60)]
+    used = catalog["apcorr_fluxA_used"]
+    x, y = catalog["pos_x"][used], catalog["pos_y"][used]
+    residual = 1000.0 / catalog["fluxA_instFlux"][used] - result["fluxA_instFlux"](x=x, y=y)
+    assert result["fluxA_instFluxErr"](x=0.0, y=0.0) == pytest.approx(robust_sigma(residual), rel=1e-12)
+    assert np.median(residual) == pytest.approx(0.0, abs=1e-14)
+
+
+def test_two_stars_leave_a_constant_and_one_fails() -> None:
+    x = np.array([100.0, 900.0])
+    fit = fit_ap_corr(BBOX, x=x, y=x, ratio=np.array([1.1, 1.1]), config=make_config(), name="fluxA")
+    assert fit.field(x=500.0, y=500.0) == pytest.approx(1.1)
+    with pytest.raises(MeasureApCorrError, match="1 stars, 0 degrees of freedom"):
+        fit_ap_corr(BBOX, x=x[:1], y=x[:1], ratio=np.array([1.1]), config=make_config(), name="fluxA")
+
+
 def test_too_few_stars() -> None:
     schema = make_schema()
     task = MeasureApCorrTask(schema, config=make_config())
@@ -211,6 +235,41 @@ def test_unusable_correction_is_flagged(value: float, error: float) -> None:
     assert catalog["fluxA_flag_apCorr"].all()
     assert catalog["fluxA_flag"].all()
     np.testing.assert_array_equal(catalog["fluxA_instFlux"], 1000.0)
+
+
+def test_a_correction_that_is_usable_in_a_part_of_the_image() -> None:
+    """Only sources where the field is positive are corrected; flags that were set stay."""
+    schema = make_schema()
+    task = ApplyApCorrTask(schema)
+    catalog = fill(schema, 4)
+    catalog["pos_x"], catalog["pos_y"] = [100.0, 1100.0, 1100.0, np.nan], 500.0
+    catalog["fluxA_flag"][1] = True
+    field = ChebyshevField(BBOX, np.array([[0.0, 1.0]]))  # negative left, positive right
+    task.run(catalog, {"fluxA_instFlux": field, "fluxA_instFluxErr": ChebyshevField(BBOX, np.array([[0.0]]))})
+    value = float(field(x=1100.0, y=500.0))
+    np.testing.assert_allclose(catalog["fluxA_instFlux"], [1000.0, 1000 * value, 1000 * value, 1000.0])
+    np.testing.assert_allclose(catalog["fluxA_instFluxErr"], [10.0, 10 * value, 10 * value, 10.0])
+    assert catalog["fluxA_flag_apCorr"].tolist() == [True, False, False, True]
+    assert catalog["fluxA_flag"].tolist() == [True, True, False, True]
+
+
+def test_half_a_model_is_no_model() -> None:
+    schema = make_schema()
+    task = ApplyApCorrTask(schema)
+    catalog = fill(schema, 2)
+    task.run(catalog, {"fluxA_instFlux": ChebyshevField(BBOX, np.array([[2.0]]))})
+    assert catalog["fluxA_flag_apCorr"].all()
+    assert not catalog["fluxA_flag"].any()
+    np.testing.assert_array_equal(catalog["fluxA_instFlux"], 1000.0)
+
+
+def test_order_of_the_columns() -> None:
+    schema = make_schema()
+    before = len(schema)
+    ApplyApCorrTask(schema)
+    assert schema.names[before:] == [
+        f"{name}_{suffix}" for name in ("fluxA", "fluxB") for suffix in ("apCorr", "apCorrErr", "flag_apCorr")
+    ]
 
 
 def test_apply_leaves_flags_if_told() -> None:

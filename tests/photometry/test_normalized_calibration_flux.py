@@ -74,6 +74,41 @@ def test_applies_the_normalization_of_the_image() -> None:
     assert catalog[f"{OUT}_flag"].tolist() == [False, False, True, False]
 
 
+def test_unusable_normalization_is_flagged() -> None:
+    image = make_visit_image()
+    image = replace_components(
+        image,
+        aperture_corrections={
+            f"{RAW}_instFlux": ChebyshevField(image.bbox, np.array([[0.0, 1.0]])),  # negative on the left
+            f"{RAW}_instFluxErr": ChebyshevField(image.bbox, np.array([[0.1]])),
+        },
+    )
+    schema = make_schema()
+    task = make_task(schema, measure=False)
+    catalog = fill(schema, 3)
+    catalog["pos_x"] = [10.0, 190.0, np.nan]
+    task.run(image, catalog)
+    assert catalog[f"{OUT}_flag"].tolist() == [True, False, True]
+
+
+def test_fit_that_fails_leaves_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The median of the ratios of the PSF stars stands in, of unflagged ones only."""
+    schema = make_schema()
+    config = NormalizedCalibrationFluxConfig()
+    config.measure_ap_corr.sourceSelector["science"].signalToNoise.minimum = 1e9  # no star for the fit
+    config.measure_ap_corr.sourceSelector["science"].doFlags = False
+    config.measure_ap_corr.sourceSelector["science"].doUnresolved = False
+    task = NormalizedCalibrationFluxTask(schema, config=config)
+    catalog = fill(schema, 5)
+    catalog[f"{RAW}_instFlux"][:2] = [100.0, 500.0]
+    catalog[f"{RAW}_flag"][0] = True
+    catalog["calib_psf_used"][1] = False
+    with caplog.at_level(logging.WARNING):
+        result = task.run(make_visit_image(), catalog).ap_corr_map
+    assert "taking a median" in caplog.text
+    assert result[f"{RAW}_instFlux"](x=3.0, y=7.0) == pytest.approx(1.25)
+
+
 def test_missing_normalization_is_the_identity(caplog: pytest.LogCaptureFixture) -> None:
     schema = make_schema()
     task = make_task(schema, measure=False)

@@ -55,18 +55,18 @@ class ApplyApCorrTask(Task):
         models |= {name: model for name, model in self.config.proxies.items() if name not in registered}
         self.models = {name: models[name] for name in sorted(models) if f"{name}_instFlux" in schema}
         for name, model in self.models.items():
-            if name == model or f"{model}_instFlux" not in schema:
-                self._declare_values(schema, name)
-        for name, model in self.models.items():
-            if f"{name}_apCorr" not in schema:
-                schema.set_alias(f"{name}_apCorr", f"{model}_apCorr")
-                schema.set_alias(f"{name}_apCorrErr", f"{model}_apCorrErr")
-            schema.add_flag(f"{name}_flag_apCorr", f"aperture correction of {name} failed")
+            self._declare(schema, name, self.models.get(model))
 
     @staticmethod
-    def _declare_values(schema: Schema, name: str) -> None:
-        schema.add(f"{name}_apCorr", np.float64, f"aperture correction applied to {name}")
-        schema.add(f"{name}_apCorrErr", np.float64, f"uncertainty of the aperture correction of {name}")
+    def _declare(schema: Schema, name: str, model: str | None) -> None:
+        """Add the columns of a flux; one that shares the correction of another repeats its values."""
+        if model is None or model == name:
+            schema.add(f"{name}_apCorr", np.float64, f"aperture correction applied to {name}")
+            schema.add(f"{name}_apCorrErr", np.float64, f"uncertainty of the aperture correction of {name}")
+        else:
+            schema.set_alias(f"{name}_apCorr", f"{model}_apCorr")
+            schema.set_alias(f"{name}_apCorrErr", f"{model}_apCorrErr")
+        schema.add_flag(f"{name}_flag_apCorr", f"aperture correction of {name} failed")
 
     def run(self, catalog: SourceCatalog | astropy.table.Table, ap_corr_map: Mapping[str, BaseField]) -> None:
         """Correct the fluxes of a catalog in place.
@@ -100,7 +100,7 @@ class ApplyApCorrTask(Task):
                 if name + suffix in _names(catalog):
                     catalog[name + suffix][...] *= factor
             catalog[f"{name}_flag_apCorr"][...] = ~good
-            if self.config.doFlagApCorrFailures:
+            if self.config.doFlagApCorrFailures and f"{name}_flag" in _names(catalog):
                 catalog[f"{name}_flag"][...] |= ~good
 
 
