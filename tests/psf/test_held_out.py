@@ -8,7 +8,7 @@ from lsst.images import Box
 from lsst.images.psfs import GaussianPointSpreadFunction
 
 from secondlight.psf.evaluation import stellar_stamps
-from secondlight.psf.held_out import best_order, held_out_residuals
+from secondlight.psf.held_out import HeldOutResiduals, best_order, held_out_residuals
 
 from .piff_scenes import NOISE, SIGMA, make_scene
 
@@ -80,29 +80,37 @@ def test_no_stars() -> None:
     assert len(held_out_residuals(gaussian(SIGMA), none, np.zeros(none.stamps.image.shape)).chi2) == 0
 
 
+def residuals(size: np.ndarray, snr: float = 100.0) -> HeldOutResiduals:
+    zero = np.zeros(len(size))
+    return HeldOutResiduals(chi2=zero, snr=zero + snr, size=size, e1=zero, e2=zero)
+
+
+def noise(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.0, 0.014, n)
+
+
 def test_order_that_is_significantly_better_wins() -> None:
-    rng = np.random.default_rng(1)
-    noise = rng.normal(1.0, 0.2, 40)
-    chi2 = {0: noise + 0.5, 1: noise + rng.normal(0.0, 0.01, 40), 2: noise + rng.normal(0.0, 0.01, 40)}
-    assert best_order(chi2) == 1
+    star = noise(40, 1)
+    found = {0: residuals(star + 0.05), 1: residuals(star), 2: residuals(star + 0.1 * noise(40, 2))}
+    assert best_order(found) == 1
 
 
 def test_too_high_an_order_loses() -> None:
-    noise = np.random.default_rng(2).normal(1.0, 0.2, 30)
-    assert best_order({0: noise, 3: noise + 0.3}) == 0
-    assert best_order({2: noise, 0: noise + 0.3}) == 2
+    star = noise(30, 3)
+    worse = residuals(star + 2.0 * noise(30, 4))
+    assert best_order({0: residuals(star), 3: worse}) == 0
+    assert best_order({2: residuals(star), 0: worse}) == 2
 
 
 def test_one_bad_star_does_not_decide() -> None:
-    noise = np.random.default_rng(3).normal(1.0, 0.1, 30)
-    low, high = noise + 0.2, noise.copy()
-    low[0], high[0] = 500.0, 900.0
+    low, high = noise(30, 6) + 0.05, noise(30, 6)
+    low[0], high[0] = 2.0, 5.0
     low[1] = np.nan
-    assert best_order({0: low, 2: high}) == 2
+    assert best_order({0: residuals(low), 2: residuals(high)}) == 2
 
 
 def test_nothing_to_choose_from() -> None:
     with pytest.raises(ValueError, match="no order"):
         best_order({})
     with pytest.raises(ValueError, match="No star"):
-        best_order({0: np.array([np.nan]), 1: np.array([1.0])})
+        best_order({0: residuals(np.array([np.nan])), 1: residuals(np.array([0.0]))})

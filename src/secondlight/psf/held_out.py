@@ -25,6 +25,8 @@ class HeldOutResiduals(NamedTuple):
     chi2
         Weighted sum of squares of what the PSF leaves over, after its flux and centre were fitted to the
         star, per degree of freedom (n).
+    snr
+        Signal-to-noise ratio of that flux (n).
     size
         ``(T_star - T_psf) / T_psf`` of the adaptive moments, ``T = xx + yy`` (n).
     e1, e2
@@ -32,6 +34,7 @@ class HeldOutResiduals(NamedTuple):
     """
 
     chi2: np.ndarray
+    snr: np.ndarray
     size: np.ndarray
     e1: np.ndarray
     e2: np.ndarray
@@ -52,14 +55,14 @@ def held_out_residuals(
         Inverse variance of each pixel, 0 where it is bad (n, size, size).
     """
     if not len(stars):
-        return HeldOutResiduals(*np.zeros((4, 0)))
+        return HeldOutResiduals(*np.zeros((5, 0)))
     pixels = np.where(weights > 0, stars.stamps.image, 0.0).astype(np.float64)
     model = _model_stamps(psf, stars)
     star_shapes = _shapes(pixels, stars)
     psf_shapes = _shapes(model, stars)
     size_residual = star_shapes[0] / psf_shapes[0] - 1.0
     return HeldOutResiduals(
-        _reduced_chi2(pixels, model, weights),
+        *_fit_flux_and_shift(pixels, model, weights),
         size_residual,
         star_shapes[1] - psf_shapes[1],
         star_shapes[2] - psf_shapes[2],
@@ -87,8 +90,10 @@ def _shapes(images: np.ndarray, stars: PsfCandidates) -> tuple[np.ndarray, np.nd
     return trace, (m.xx - m.yy) / trace, 2.0 * m.xy / trace
 
 
-def _reduced_chi2(pixels: np.ndarray, model: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Fit flux and shift of the model to the pixels and return chi2 per degree of freedom (n)."""
+def _fit_flux_and_shift(
+    pixels: np.ndarray, model: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit flux and shift of the model to the pixels; return reduced chi2 and S/N of the flux (n)."""
     n = len(pixels)
     design = np.stack([model, *np.gradient(model, axis=(1, 2))], axis=-1).reshape(n, model[0].size, 3)
     w, data = (values.reshape(n, model[0].size) for values in (weights, pixels))
@@ -105,16 +110,17 @@ def _reduced_chi2(pixels: np.ndarray, model: np.ndarray, weights: np.ndarray) ->
     solution = np.einsum("nij,nj->ni", np.linalg.pinv(scaled, hermitian=True), right / scale) / scale
     residual = data - np.einsum("npi,ni->np", np.where(usable[:, None, None], design, 0.0), solution)
     chi2 = (w * residual**2).sum(axis=1) / np.maximum(freedom, 1)
-    return np.where(usable, chi2, np.nan)
+    snr = solution[:, 0] * scale[:, 0]
+    return np.where(usable, chi2, np.nan), np.where(usable, snr, np.nan)
 
 
-def best_order(chi2: Mapping[int, np.ndarray]) -> int:
-    """Return the lowest order whose residuals are not significantly larger than the smallest.
+def best_order(residuals: Mapping[int, HeldOutResiduals]) -> int:
+    """Return the lowest order whose shape residuals are not significantly larger than the smallest.
 
     Parameters
     ----------
-    chi2
-        By order, chi2 per degree of freedom of the same stars (n).
+    residuals
+        By order, residuals of the same stars.
 
     Raises
     ------
@@ -123,25 +129,27 @@ def best_order(chi2: Mapping[int, np.ndarray]) -> int:
 
     Notes
     -----
-    Differences between orders are taken star by star, so that what a star's own noise adds cancels, and an
-    order is accepted if their mean is below their standard error (Breiman et al. 1984, the "one standard
-    error rule").  Stars whose residual is far off at every order (5 times the median absolute deviation)
-    are no stars or not alone, and are left out.
+    What counts is the shape, not chi2 of all pixels, which a higher order always makes worse where the stars
+    have no light.  The loss of a star is ``log(1 + r^2 / 3)`` with
+    ``r^2 = S/N^2 ((dT/T)^2 / 2 + de1^2 + de2^2)``, about three with noise alone, so that bright stars tell
+    more than faint ones, and one that is no star tells little.  Losses are compared star by star; an order
+    is accepted if it is worse than the best by less than the standard error of the mean difference (Breiman
+    et al. 1984, the "one standard error rule").
     """
-    if not chi2:
+    if not residuals:
         raise ValueError("There is no order to choose from.")
-    orders = sorted(chi2)
-    values = np.stack([chi2[order] for order in orders])
-    values = values[:, np.isfinite(values).all(axis=0)]
-    if not values.shape[1]:
+    orders = sorted(residuals)
+    losses = np.array([_shape_loss(residuals[order]) for order in orders])
+    losses = losses[:, np.isfinite(losses).all(axis=0)]
+    if not losses.shape[1]:
         raise ValueError("No star has residuals at all orders.")
-    lowest = values.min(axis=0)
-    limit = np.median(lowest) + 5.0 * 1.4826 * np.median(np.abs(lowest - np.median(lowest)))
-    values = values[:, lowest <= limit]
-    best = values[np.argmin(values.mean(axis=1))]
-    excess = values - best
+    excess = losses - losses[np.argmin(losses.mean(axis=1))]
     error = excess.std(axis=1, ddof=min(1, excess.shape[1] - 1)) / np.sqrt(excess.shape[1])
     return orders[int(np.argmax(excess.mean(axis=1) <= error))]
+
+
+def _shape_loss(r: HeldOutResiduals) -> np.ndarray:
+    return np.asarray(np.log1p(r.snr**2 * (0.5 * r.size**2 + r.e1**2 + r.e2**2) / 3.0))
 
 
 def median_and_scatter(values: np.ndarray) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from lsst.images.psfs import PointSpreadFunction
 from lsst.pipe.base import AlgorithmError
 
 from .candidates import PsfCandidates
-from .held_out import best_order, held_out_residuals
+from .held_out import HeldOutResiduals, best_order, held_out_residuals
 
 type Fit = Callable[[int, PsfCandidates], PointSpreadFunction]
 """Fits a PSF of an order to stars; raises `AlgorithmError` if it cannot."""
@@ -49,26 +49,28 @@ def choose_order(
     folds
         Number of those parts.
     """
-    chi2: dict[int, np.ndarray] = {}
+    residuals: dict[int, HeldOutResiduals] = {}
     for order in sorted(orders):
         try:
             if len(held_out) >= min_held_out:
-                chi2[order] = held_out_residuals(fit(order, stars), held_out, weigh(held_out)).chi2
+                residuals[order] = held_out_residuals(fit(order, stars), held_out, weigh(held_out))
             else:
-                chi2[order] = _cross_validate(order, stars, fit=fit, weigh=weigh, folds=folds)
+                residuals[order] = _cross_validate(order, stars, fit=fit, weigh=weigh, folds=folds)
         except AlgorithmError:
             # Too few stars for this order are too few for all higher ones.
             break
-    usable = {order: values for order, values in chi2.items() if np.isfinite(values).any()}
+    usable = {order: r for order, r in residuals.items() if np.isfinite(r.snr + r.size).any()}
     return best_order(usable) if usable else None
 
 
-def _cross_validate(order: int, stars: PsfCandidates, *, fit: Fit, weigh: Weigh, folds: int) -> np.ndarray:
-    """Return the residual of every star when it was held out (n)."""
+def _cross_validate(
+    order: int, stars: PsfCandidates, *, fit: Fit, weigh: Weigh, folds: int
+) -> HeldOutResiduals:
+    """Return the residuals of every star when it was held out (n)."""
     part = np.random.default_rng(_SEED).permutation(len(stars)) % folds
-    chi2 = np.full(len(stars), np.nan)
+    result = np.full((len(HeldOutResiduals._fields), len(stars)), np.nan)
     for k in range(folds):
         out = part == k
         if out.any():
-            chi2[out] = held_out_residuals(fit(order, stars[~out]), stars[out], weigh(stars[out])).chi2
-    return chi2
+            result[:, out] = held_out_residuals(fit(order, stars[~out]), stars[out], weigh(stars[out]))
+    return HeldOutResiduals(*result)

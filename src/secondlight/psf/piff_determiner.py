@@ -31,7 +31,6 @@ from ._piff_model import at_color, constant_setup, piff_setup, stars_needed
 from ._piff_solver import batched_solver
 from ._piff_stars import FittedStar, piff_stars, star_weights
 from ._piff_wcs import PiffCoordinates, piff_coordinates
-from ._pixel_grid_equations import SingularEquationsError
 from ._pixel_grid_solver import fit_pixel_grid, is_separable
 from .candidates import PsfCandidates, PsfStamps
 from .held_out import held_out_residuals, median_and_scatter
@@ -185,7 +184,7 @@ class PiffPsfDeterminerTask(Task):
             candidates,
             candidates[:0] if held_out is None else held_out,
             fit=fit,
-            weigh=lambda stars: self._weights(stars.stamps)[0],
+            weigh=lambda stars: self._inverse_variance(stars.stamps),
             min_held_out=self.config.minHeldOutStars,
             folds=self.config.orderFolds,
         )
@@ -199,6 +198,12 @@ class PiffPsfDeterminerTask(Task):
         return star_weights(
             stamps, zero_weight_planes=self.config.zeroWeightMaskBits, max_snr=self.config.maxSNR
         )
+
+    def _inverse_variance(self, stamps: PsfStamps) -> np.ndarray:
+        """Return the full weight of good pixels (n, size, size); no fit is to be kept from bright stars."""
+        variance = stamps.variance.astype(np.float64)
+        good = np.isfinite(variance) & (variance > 0) & ~stamps.masked(self.config.zeroWeightMaskBits)
+        return np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0)
 
     def _fit_order(self, exposure: VisitImage, candidates: PsfCandidates, order: int) -> Struct:
         """Fit a polynomial of an order; return what `determine_psf` does, and how many stars there were."""
@@ -293,7 +298,9 @@ class PiffPsfDeterminerTask(Task):
         # Piff consumes the configuration it is given.
         psf = piff.PSF.process(copy.deepcopy(setup), logger=logger)
         try:
-            if not self._fit_separably(psf, stars, coordinates, logger, where):
+            if self.config.solver == "separable" and is_separable(psf, stars, coordinates.pointing):
+                fit_pixel_grid(psf, stars, {0: coordinates.wcs}, logger=logger)
+            else:
                 with batched_solver(psf):
                     psf.fit(stars, {0: coordinates.wcs}, coordinates.pointing, logger=logger)
         except MemoryError:
@@ -301,19 +308,6 @@ class PiffPsfDeterminerTask(Task):
         except Exception as error:
             raise PiffFitError(str(error), len(stars), where) from error
         return psf
-
-    def _fit_separably(
-        self, psf: piff.PSF, stars: list[piff.Star], coordinates: PiffCoordinates, logger: Any, where: str
-    ) -> bool:
-        """Fit with the separable form of the model; return whether that could be done."""
-        if self.config.solver != "separable" or not is_separable(psf, stars, coordinates.pointing):
-            return False
-        try:
-            fit_pixel_grid(psf, stars, {0: coordinates.wcs}, logger=logger)
-        except SingularEquationsError as error:
-            self.log.info("%s: leaving the fit to Piff: %s.", where, error)
-            return False
-        return True
 
     def _describe(
         self, psf: piff.PSF, order: int, available: int, metadata: MutableMapping[str, Any] | None
@@ -336,7 +330,7 @@ class PiffPsfDeterminerTask(Task):
         self, psf: PointSpreadFunction, stars: PsfCandidates, metadata: MutableMapping[str, Any] | None
     ) -> None:
         """Note how well the PSF predicts stars that were not fitted."""
-        residuals = held_out_residuals(psf, stars, self._weights(stars.stamps)[0])
+        residuals = held_out_residuals(psf, stars, self._inverse_variance(stars.stamps))
         self.log.info(
             "%d held-out stars: size %+.4f +- %.4f, e1 %+.4f, e2 %+.4f, chi-squared %.3f.",
             len(stars), *median_and_scatter(residuals.size), median_and_scatter(residuals.e1)[0],
