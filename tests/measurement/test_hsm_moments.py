@@ -13,6 +13,7 @@ import secondlight.measurement.plugins.hsm_debiased  # noqa: F401 - registers th
 from secondlight.catalog.footprints import Footprints
 from secondlight.measurement import _hsm_moment_kernels as kernels
 from secondlight.measurement._hsm_debiased_kernels import normal_deviates
+from secondlight.measurement._hsm_gaussian_sums import ellipse_sums
 from secondlight.measurement._hsm_moment_kernels import find_moments
 from secondlight.measurement.plugin import FatalMeasurementError
 from secondlight.measurement.task import SingleFrameMeasurementTask
@@ -277,7 +278,7 @@ def test_two_ways_to_sum() -> None:
         m = np.array([*rng.uniform(-5.0, 75.0, 2), xx, rng.uniform(-0.93, 0.93) * math.sqrt(xx * yy), yy])
         columns = np.empty((3, pixels.shape[1]))
         codes = [
-            kernels._ellipse_sums(pixels, m, columns, fourth, sums)
+            ellipse_sums(pixels, m, columns, fourth, sums)
             for fourth, sums in ((False, carried), (True, direct))
         ]
         assert codes[0] == codes[1]
