@@ -75,10 +75,8 @@ def fit_pixel_grid(
 
     Raises
     ------
-    SingularEquationsError
-        Raised if the stars do not constrain the model.
     RuntimeError
-        Raised if no stars are left to fit.
+        Raised if no stars are left to fit, or the fit runs away.
     """
     psf.wcs, psf.pointing = wcs, None
     stars = psf.initialize_flux_center(stars, logger=logger)
