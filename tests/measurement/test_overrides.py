@@ -277,6 +277,20 @@ def test_defaults_of_the_final_pass() -> None:
     assert set(config.post_calculations.plugins.names) == {"base_LocalPhotoCalib", "base_LocalWcs"}
 
 
+def test_order_of_the_final_pass() -> None:
+    """The order of spec reprocess 16.2; blendedness, there no plugin of its own, comes after the shapes."""
+    task = ReprocessVisitImageTask(config=ReprocessVisitImageConfig())
+    assert [plugin.name for plugin in task.measurement.plugins] == [
+        "base_SdssCentroid", "base_FPPosition", "base_Jacobian", "base_SdssShape", "base_SkyCoord",
+        "ext_shapeHSM_HsmPsfMoments", "ext_shapeHSM_HsmShapeRegauss", "ext_shapeHSM_HsmSourceMoments",
+        "ext_shapeHSM_HsmSourceMomentsRound", "base_Blendedness", "base_CircularApertureFlux",
+        "base_ClassificationSizeExtendedness", "base_CompensatedTophatFlux", "base_GaussianFlux",
+        "base_LocalBackground", "base_PixelFlags", "base_PsfFlux", "base_Variance",
+        "ext_photometryKron_KronFlux", "ext_shapeHSM_HigherOrderMomentsPSF",
+        "ext_shapeHSM_HigherOrderMomentsSource", "ext_shapeHSM_HsmPsfMomentsDebiased",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_fields_of_a_plugin(name: str) -> None:
     defaults = plugin_registry[name].ConfigClass().toDict()

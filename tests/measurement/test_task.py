@@ -377,7 +377,11 @@ def test_awkward_sources_never_stop_the_batch() -> None:
     exposure.image.array[100:110, 20:30] = np.nan
     names = [n for n in plugin_registry if n.startswith(("base_", "ext_")) and n != "base_SkyCoord"]
     config = make_config(
-        *names, centroid="base_SdssCentroid", shape="base_SdssShape", psfShape="base_SdssShape_psf"
+        *names,
+        centroid="base_SdssCentroid",
+        shape="base_SdssShape",
+        psfShape="base_SdssShape_psf",
+        psfFlux="base_PsfFlux",
     )
     schema = minimal_source_schema()
     task = SingleFrameMeasurementTask(schema, config=config)
