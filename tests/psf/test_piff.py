@@ -240,7 +240,7 @@ def test_color_dependence() -> None:
     image, candidates = make_scene(9)
     candidates = with_colors(candidates, [0.1, 0.5, 0.9, 1.2, 0.3, 0.7, 1.0, 0.4, np.nan], ["g-i"] * 8 + [""])
     result = make_task(useColor=True, color={"r": "g-i"}).determine_psf(image, candidates)
-    chromatic = result.chromatic_psf
+    chromatic = result.chromatic_psf.piff_psf
     assert list(chromatic.interp_property_names) == ["x", "y", "colorValue"]
     assert list(result.psf.piff_psf.interp_property_names) == ["x", "y"]
     mean = float(np.mean(np.float32([0.1, 0.5, 0.9, 1.2, 0.3, 0.7, 1.0, 0.4]), dtype=np.float64))
@@ -251,8 +251,7 @@ def test_color_dependence() -> None:
     assert np.abs(other / other.sum() - found).max() > 1e-6
     # The chromatic model itself, for stars of any colour and of none.
     where = {"x": [X0 + 30.0] * 2, "y": [Y0 + 50.0] * 2}
-    wrapper = PiffWrapper(chromatic, bounds=result.psf.bounds, stamp_size=SIZE)
-    red, unknown = kernel_stamps(wrapper, **where, color=[1.2, np.nan])
+    red, unknown = kernel_stamps(result.chromatic_psf, **where, color=[1.2, np.nan])
     np.testing.assert_allclose(red, other / other.sum(), atol=1e-9)
     np.testing.assert_allclose(unknown, found, atol=1e-9)
 

@@ -13,6 +13,8 @@ from astropy.utils import iers
 
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import replace_components
+from secondlight.measurement.task import SingleFrameMeasurementTask
+from secondlight.psf.evaluation import takes_color
 from secondlight.psf.sky_moments import (
     alt_az_moments,
     parallactic_angle,
@@ -157,3 +159,24 @@ def test_parallactic_angle() -> None:
     expected = target.position_angle(zenith).wrap_at(180 * u.deg).rad
     # The simple formula neglects the motion of the pole since 2000, some 0.15 degrees, and aberration.
     assert parallactic_angle(image) == pytest.approx(expected, abs=0.01)
+
+
+def test_stars_are_measured_with_the_psf_of_their_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs()
+    task = FinalizeCharacterizationDetectorTask(config=color_config(FinalizeCharacterizationDetectorConfig()))
+    seen = []
+    run = SingleFrameMeasurementTask.run
+
+    def spy(self: Any, sources: Any, exposure: Any, **kwargs: Any) -> Any:
+        seen.append((exposure.psf, np.array(sources["psf_color_value"])))
+        return run(self, sources, exposure, **kwargs)
+
+    monkeypatch.setattr(SingleFrameMeasurementTask, "run", spy)
+    result = run_detector(inputs, task=task, fgcm_standard_star_dict=make_fgcm(inputs.src))
+    ((psf, colors),) = seen
+    assert takes_color(psf)
+    assert np.isfinite(colors).sum() == N - 1
+    (record,) = result.psf_ap_corr_cat
+    assert not takes_color(record.psf)
+    flux = np.asarray(result.output_table["base_PsfFlux_instFlux"])
+    assert np.isfinite(flux).all()

@@ -12,7 +12,7 @@ from lsst.images.psfs import PointSpreadFunction
 
 from .adaptive_moments import UNWEIGHTED, UNWEIGHTED_BAD, adaptive_moments
 from .candidates import PsfCandidates
-from .evaluation import stellar_stamps
+from .evaluation import stellar_stamps, takes_color
 
 _UNUSABLE = UNWEIGHTED | UNWEIGHTED_BAD
 
@@ -71,7 +71,8 @@ def held_out_residuals(
 
 def _model_stamps(psf: PointSpreadFunction, stars: PsfCandidates) -> np.ndarray:
     """Return the PSF at the stars on the pixels of their stamps, 0 beyond its own (n, size, size)."""
-    drawn = stellar_stamps(psf, x=stars.x, y=stars.y)
+    color = stars.color_value if takes_color(psf) else None
+    drawn = stellar_stamps(psf, x=stars.x, y=stars.y, color=color)
     height, width = drawn.images.shape[1:]
     size = stars.stamps.image.shape[1]
     result = np.zeros((len(stars), size, size))

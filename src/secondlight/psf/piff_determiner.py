@@ -152,7 +152,7 @@ class PiffPsfDeterminerTask(Task):
         lsst.pipe.base.Struct
             ``psf``: the model, an `lsst.images.psfs.PiffWrapper`; of a model that depends on colour, its form
             at the mean colour of the stars.  ``used``: one boolean per candidate, whether the fit kept it.
-            ``chromatic_psf``: the `piff.PSF` that depends on colour, or `None`.
+            ``chromatic_psf``: the wrapped model that depends on colour, or `None`.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class PiffPsfDeterminerTask(Task):
         result = self._fit_order(exposure, candidates, order)
         self._describe(result.psf.piff_psf, order, int(result.available), metadata)
         if held_out is not None and len(held_out):
-            self._describe_held_out(result.psf, held_out, metadata)
+            self._describe_held_out(result.chromatic_psf or result.psf, held_out, metadata)
         return Struct(psf=result.psf, used=result.used, chromatic_psf=result.chromatic_psf)
 
     def _choose_order(
@@ -176,7 +176,8 @@ class PiffPsfDeterminerTask(Task):
         """Return the order that predicts stars best, or ``fallback`` if none could be fitted."""
 
         def fit(order: int, stars: PsfCandidates) -> PointSpreadFunction:
-            psf: PointSpreadFunction = self._fit_order(exposure, stars, order).psf
+            result = self._fit_order(exposure, stars, order)
+            psf: PointSpreadFunction = result.chromatic_psf or result.psf
             return psf
 
         order = choose_order(
@@ -226,12 +227,15 @@ class PiffPsfDeterminerTask(Task):
         used[kept[[star["starId"] for star in psf.stars if _is_good(star)]]] = True
         if not self.config.debugStarData:
             psf.stars = [FittedStar.of(star) for star in psf.stars]
-        chromatic = psf if "colorValue" in psf.interp_property_names else None
-        if chromatic is not None and colors is not None:
-            psf = at_color(chromatic, colors.mean)
         draw_size = 2 * int(0.5 * stamp_size / self.config.samplingSize) + 1
-        wrapper = PiffWrapper(psf, bounds=exposure.bbox, stamp_size=draw_size)
-        return Struct(psf=wrapper, used=used, chromatic_psf=chromatic, available=len(inputs))
+
+        def wrapped(model: piff.PSF) -> PiffWrapper:
+            return PiffWrapper(model, bounds=exposure.bbox, stamp_size=draw_size)
+
+        chromatic = None
+        if colors is not None and "colorValue" in psf.interp_property_names:
+            chromatic, psf = wrapped(psf), at_color(psf, colors.mean)
+        return Struct(psf=wrapped(psf), used=used, chromatic_psf=chromatic, available=len(inputs))
 
     def _drawn(self, n: int) -> npt.NDArray[np.intp]:
         """Return the indices of the candidates to fit."""

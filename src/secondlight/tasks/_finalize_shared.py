@@ -18,7 +18,7 @@ import numpy as np
 from lsst.images import VisitImage
 from lsst.images.aperture_corrections import ApertureCorrectionMap
 from lsst.images.psfs import PointSpreadFunction
-from lsst.pipe.base import InMemoryDatasetHandle, NoWorkFound, PipelineTask
+from lsst.pipe.base import InMemoryDatasetHandle, NoWorkFound, PipelineTask, Struct
 
 from ..catalog.schema import Schema
 from ..catalog.source_catalog import SourceCatalog
@@ -283,27 +283,30 @@ class FinalizeCharacterizationBase(PipelineTask):
         if fgcm_standard_star_cat is not None:
             self._add_fgcm(exposure.band, measured, fgcm_standard_star_cat)
 
-        psf = self._fit_psf(exposure, measured, where)
-        if psf is None:
+        fit = self._fit_psf(exposure, measured, where)
+        if fit is None:
             self.measurement.flag_unmeasured(measured)
             return _Refit(None, None, measured)
-        exposure = replace_components(exposure, psf=psf)
+        psf: PointSpreadFunction = fit.psf
+        # Each star is measured with the PSF of its own colour, where there is such a PSF.
+        exposure = replace_components(exposure, psf=fit.chromatic_psf or psf)
         if not self._measure(exposure, measured, src, visit, detector):
             return _Refit(psf, None, measured)
         if self.config.do_add_sky_moments:
             self._add_sky_moments(exposure, measured, where)
         return _Refit(psf, self._correct_apertures(exposure, measured, where), measured)
 
-    def _fit_psf(
-        self, exposure: VisitImage, measured: SourceCatalog, where: str
-    ) -> PointSpreadFunction | None:
-        """Fit the PSF to the stars that are not reserved and flag those used; `None` if that fails."""
+    def _fit_psf(self, exposure: VisitImage, measured: SourceCatalog, where: str) -> Struct | None:
+        """Fit the PSF to the stars that are not reserved and flag those used.
+
+        Return what the determiner found, or `None` if that fails.
+        """
         try:
             candidates = self.make_psf_candidates.run(measured, exposure).candidates
             reserved = measured["calib_psf_reserved"][candidates.rows]
             held_out, candidates = candidates[reserved], candidates[~reserved]
             notes: dict[str, Any] = {"detector": exposure.detector.id}
-            result = self.psf_determiner.determine_psf(exposure, candidates, notes, held_out=held_out)
+            result: Struct = self.psf_determiner.determine_psf(exposure, candidates, notes, held_out=held_out)
             x, y = average_position(result.psf)
             sigma = float(determinant_radius(psf_shapes(result.psf, x=x, y=y))[0])
         except MemoryError:
@@ -319,8 +322,7 @@ class FinalizeCharacterizationBase(PipelineTask):
             self.metadata.add(name, value)
         measured["calib_psf_used"][candidates.rows[result.used]] = True
         self.log.info("%s: PSF of size %.3f pixels fitted to %d stars.", where, sigma, result.used.sum())
-        psf: PointSpreadFunction = result.psf
-        return psf
+        return result
 
     def _measure(
         self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, visit: int, detector: int
