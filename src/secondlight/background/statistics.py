@@ -138,7 +138,8 @@ def clipped_statistics(values: np.ndarray, *, n_sigma: float = 3.0, n_iter: int 
     Statistics; NaN where there are no values.
     """
     flat = np.asarray(values).ravel()
-    mean, variance, n = clip(flat[np.isfinite(flat)], n_sigma, n_iter)
+    finite = np.isfinite(flat)
+    mean, variance, n = clip(flat if finite.all() else flat[finite], n_sigma, n_iter)
     return ClippedStatistics(mean, math.sqrt(variance), n)
 
 

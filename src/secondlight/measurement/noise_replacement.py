@@ -18,7 +18,7 @@ from secondlight.catalog.footprints import Footprints
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import image_box
 
-from .pixels import SourcePixels, put_all
+from .pixels import SourcePixels, put_all, take_own, take_rows
 
 
 class NoiseLevelError(AlgorithmError):
@@ -128,28 +128,25 @@ class NoiseReplacement:
         x0, y0, x1, y1 = image_box(exposure)
         footprints = sources.footprints.clipped(x0=x0, y0=y0, x1=x1, y1=y1)
         ids, parents = sources["id"], sources["parent"]
-        values = gather(
-            exposure.image.array, x0, y0, footprints.span_y, footprints.span_x0, footprints.span_x1
-        )
-        areas = footprints.areas()
         is_heavy = np.diff(footprints.heavy_offsets) > 0
-        from_image = (parents == 0) | ~is_heavy
-        own_everywhere = np.where(np.repeat(from_image, areas), values, np.nan).astype(np.float32)
-        own_everywhere[np.repeat(~from_image, areas)] = footprints.heavy[
-            np.repeat(~from_image, np.diff(footprints.heavy_offsets))
-        ]
         active = is_heavy | (parents == 0)
-        own = own_everywhere[np.repeat(active, areas)]
-        offsets = _offsets(np.where(active, areas, 0))
-        if noise is None:
-            noise = offsets, _draw(exposure, footprints.take(active), config, seed)
-        image = np.array(exposure.image.array, dtype=np.float32)
+        offsets = _offsets(np.where(active, footprints.areas(), 0))
+        own = np.empty(offsets[-1], dtype=np.float32)
         f = footprints
+        take_own(
+            exposure.image.array, x0, y0, f.span_offsets, f.span_y, f.span_x0, f.span_x1,
+            f.heavy_offsets, f.heavy, is_heavy & (parents != 0), offsets, own,
+        )  # fmt: skip
+        if noise is None:
+            noise = offsets, _draw(exposure, footprints if active.all() else f.take(active), config, seed)
+        image = np.array(exposure.image.array, dtype=np.float32)
         put_all(image, x0, y0, f.span_offsets, f.span_y, f.span_x0, f.span_x1, noise[0], noise[1])
         return NoiseReplacement(image, footprints, offsets, own, _active_rows(ids, parents, active))
 
     def pixels(self, exposure: VisitImage, ids: np.ndarray) -> SourcePixels:
-        """Return a working copy of the image with the own pixels of some sources.
+        """Return the image, as a working image, with the own pixels of some sources.
+
+        The image is not copied: what shows a source in it must hide it again.
 
         Raises
         ------
@@ -160,12 +157,12 @@ class NoiseReplacement:
             rows = np.array([self.row_of_id[int(i)] for i in ids], dtype=np.int64)
         except KeyError as error:
             raise ValueError(f"Source {error.args[0]} is not among the sources replaced by noise.") from None
-        index = np.repeat(self.offsets[rows], counts := self.offsets[rows + 1] - self.offsets[rows])
-        offsets = _offsets(counts)
-        index += np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-        return _source_pixels(
-            exposure, self.image.copy(), self.footprints.take(rows), offsets, self.own[index]
-        )
+        if np.array_equal(rows, np.arange(len(self.footprints))):
+            return _source_pixels(exposure, self.image, self.footprints, self.offsets, self.own)
+        offsets = _offsets(np.diff(self.offsets)[rows])
+        own = np.empty(offsets[-1], dtype=np.float32)
+        take_rows(self.offsets, self.own, rows, offsets, own)
+        return _source_pixels(exposure, self.image, self.footprints.take(rows), offsets, own)
 
 
 def _source_pixels(
@@ -211,9 +208,11 @@ def _active_rows(ids: np.ndarray, parents: np.ndarray, active: np.ndarray) -> di
 def _draw(exposure: VisitImage, footprints: Footprints, config: NoiseReplacerConfig, seed: int) -> np.ndarray:
     """Return noise for the pixels of all footprints, row after row, float32."""
     rng = np.random.default_rng([abs(seed * config.noiseSeedMultiplier), int(seed < 0)])
-    deviates = rng.standard_normal(int(footprints.areas().sum()), dtype=np.float32)
     mean, stdev = _noise_level(exposure, footprints, config)
-    return np.asarray(mean + config.noiseOffset + stdev * deviates, dtype=np.float32)
+    noise = rng.standard_normal(int(footprints.areas().sum()), dtype=np.float32)
+    noise *= stdev
+    noise += mean + config.noiseOffset
+    return noise
 
 
 def _noise_level(

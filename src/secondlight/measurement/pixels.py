@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("SourcePixels", "hide", "show")
+__all__ = ("SourcePixels", "hide", "put_all", "show", "take_own", "take_rows")
 
 from typing import NamedTuple
 
@@ -93,3 +93,45 @@ def put_all(
     """Write the values of all rows, in order, into an image."""
     for row in range(len(offsets) - 1):
         put(image, x0, y0, span_offsets, span_y, span_x0, span_x1, offsets, values, row)
+
+
+@njit(cache=True, nogil=True)
+def take_own(
+    image: np.ndarray,
+    x0: int,
+    y0: int,
+    span_offsets: np.ndarray,
+    span_y: np.ndarray,
+    span_x0: np.ndarray,
+    span_x1: np.ndarray,
+    heavy_offsets: np.ndarray,
+    heavy: np.ndarray,
+    from_heavy: np.ndarray,
+    offsets: np.ndarray,
+    own: np.ndarray,
+) -> None:
+    """Fill the own values of n rows: heavy pixels where ``from_heavy`` (n), else those of the image.
+
+    Row k has ``own[offsets[k]:offsets[k + 1]]``, which is all its pixels or none.
+    """
+    for row in range(len(from_heavy)):
+        k, end = offsets[row], offsets[row + 1]
+        if from_heavy[row]:
+            own[k:end] = heavy[heavy_offsets[row] : heavy_offsets[row + 1]]
+            continue
+        if k == end:
+            continue
+        for s in range(span_offsets[row], span_offsets[row + 1]):
+            j = span_y[s] - y0
+            for i in range(span_x0[s] - x0, span_x1[s] - x0 + 1):
+                own[k] = image[j, i]
+                k += 1
+
+
+@njit(cache=True, nogil=True)
+def take_rows(
+    offsets: np.ndarray, values: np.ndarray, rows: np.ndarray, to_offsets: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill the values of some rows of a ragged array, one after the other, into another one."""
+    for k in range(len(rows)):
+        out[to_offsets[k] : to_offsets[k + 1]] = values[offsets[rows[k]] : offsets[rows[k] + 1]]
