@@ -144,6 +144,21 @@ def test_every_galaxy_as_galsim(method: str) -> None:
     assert 5 < failed < 100
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sigma", [1.2, 2.4])
+def test_wide_galaxies_as_galsim(method: str, sigma: float) -> None:
+    """The deconvolved Gaussian is larger than the PSF stamp, and reaches over the edge of the image."""
+    psf = draw(galsim.Moffat(3.0, fwhm=0.8).shear(g1=0.03), 25, 31, (0.2, 0.1))
+    profile = galsim.Gaussian(sigma=sigma).shear(g1=0.1, g2=-0.3)
+    image = draw(profile, 91, 77, (0.2, 0.1)).astype(np.float32)
+    galaxy = Galaxy(image, np.ones(image.shape, dtype=bool), psf, 45.0, 38.0, variance=1e-9)
+    expected, message = by_galsim(galaxy, method)
+    ours, code = by_kernel(galaxy, method)
+    assert code == OK
+    assert not message
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_typical_differences_are_the_rounding_of_galsim() -> None:
     differences = []
     for galaxy in galaxies()[:100]:

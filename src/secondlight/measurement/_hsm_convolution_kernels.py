@@ -9,6 +9,9 @@ import math
 import numpy as np
 from numba import njit
 
+_ROWS = 16
+"""Rows convolved together."""
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fill_gaussian(image: np.ndarray, x: float, y: float, xx: float, xy: float, yy: float) -> float:
@@ -77,18 +80,19 @@ def _add_shifted(
 
 @njit(cache=True, nogil=True)
 def add_convolution(
-    kernel: np.ndarray, image: np.ndarray, shift_x: int, shift_y: int, out: np.ndarray
+    first: np.ndarray, second: np.ndarray, shift_x: int, shift_y: int, out: np.ndarray
 ) -> None:
-    """Add the convolution of a kernel (k, l) and an image (m, n) to ``out`` (h, w), in place, float64.
+    """Add the convolution of two images (k, l) and (m, n) to a third ``out`` (h, w), in place, float64.
 
     Element (0, 0) of the convolution falls on pixel (shift_x, shift_y) of ``out``.
 
     Notes
     -----
     It is the periodic convolution that GalSim makes by Fourier transforms (whose period is shorter than both
-    extents together, so faint edges come back on the other side), summed directly: the kernels of
-    re-Gaussianization are so small that this is several times faster.
+    extents together, so faint edges come back on the other side), summed directly: in re-Gaussianization one
+    of the two is mostly so small that this is several times faster.
     """
+    kernel, image = (first, second) if first.size < second.size else (second, first)
     n_y, n_x = kernel.shape
     period = _period(kernel, image, out)
     x0, x1 = _range(shift_x, n_x + image.shape[1] - 1, period, out.shape[1])
@@ -98,14 +102,18 @@ def add_convolution(
     last = -(-n_x // 4) * 4 - 1
     width, height = x1 - x0 + last, y1 - y0 + n_y - 1
     repeated = _repeated(image, period, x0 - shift_x - last, y0 - shift_y - (n_y - 1), width, height)
-    # Rows one after the other make long loops; the spare columns between them are dropped in the end.
     total = np.zeros((y1 - y0) * width)
-    taps = np.zeros(last + 1)
-    for k in range(n_y):
-        taps[:n_x] = kernel[k]
-        row = (n_y - 1 - k) * width
-        for m in range(0, last, 4):
-            _add_shifted(total, repeated, row + last - m, taps[m], taps[m + 1], taps[m + 2], taps[m + 3])
+    taps = np.zeros((n_y, last + 1))
+    taps[:, :n_x] = kernel
+    # Rows one after the other make long loops, a few of them stay in fast memory; the spare columns between
+    # them are dropped in the end.
+    for j in range(0, y1 - y0, _ROWS):
+        rows = total[j * width : (j + _ROWS) * width]
+        for k in range(n_y):
+            start = (j + n_y - 1 - k) * width + last
+            for m in range(0, last, 4):
+                g = taps[k]
+                _add_shifted(rows, repeated, start - m, g[m], g[m + 1], g[m + 2], g[m + 3])
     for j in range(y0, y1):
         for i in range(x0, x1):
             out[j, i] += total[(j - y0) * width + i - x0]
