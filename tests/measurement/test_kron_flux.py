@@ -337,13 +337,19 @@ def test_psf_that_cannot_be_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pixels_that_are_not_numbers() -> None:
-    exposure = image_of(gaussian(80, 80, (4, 4, 0)) + gaussian(40, 80, (4, 4, 0)))
+    exposure = image_of(sum(gaussian(x, 80, (4, 4, 0)) for x in (40, 80, 120)))
     exposure.image.array[80, 82] = np.nan
     exposure.variance.array[80, 40] = -1e9
     result = kron(exposure, [80.0, 40.0, 120.0], [80.0, 80.0, 80.0])
     assert result["flag"].tolist() == [True, True, False]
     assert not result["flag_edge"].any()
     assert np.isnan(result["instFlux"][:2]).all()
+    # In the window of the radius, beyond the aperture.
+    plain = kron(exposure, 120.0, 80.0, maxSincRadius=0.0)
+    exposure.variance.array[80, 130] = np.nan
+    result = kron(exposure, 120.0, 80.0, maxSincRadius=0.0, marginalizeRadius=True)
+    assert not result["flag"][0]
+    assert result["instFluxErr"][0] == plain["instFluxErr"][0]
 
 
 def test_errors_match_the_scatter() -> None:

@@ -29,8 +29,6 @@ SMALL = 128
 
 _CENTRE_RADIUS = (math.sqrt(2.0) + math.asinh(1.0)) / 6.0
 """Mean distance of the points of a pixel from its middle."""
-
-
 _LEAST_SIZE = 1e-8
 """Smaller shapes are no shapes; their squares would get lost in the arithmetic."""
 _MOST_WEIGHTS = 1 << 16
@@ -196,6 +194,48 @@ def _flux_in(
 
 
 @njit(cache=True, nogil=True)
+def _kron(
+    pixels: SourcePixels,
+    x: float,
+    y: float,
+    shape: tuple[float, float, float],
+    given: float,
+    psf_radius: float,
+    taps: np.ndarray,
+    settings: KronSettings,
+    table: np.ndarray,
+) -> tuple[float, float, float, float, int]:
+    """Return what `kron_loop` does for one source, about an array index; nothing counts if it is `FAILED`."""
+    xx, yy, xy = shape
+    size = _size(xx, yy, xy)
+    if not (size > _LEAST_SIZE and math.isfinite(size * x) and math.isfinite(size * y)):
+        return np.nan, np.nan, np.nan, np.nan, FAILED
+    radius, window, flag = given, np.nan, 0
+    if not settings.fixed:
+        radius, window, flag = _measured_radius(pixels.image, x, y, xx, yy, xy, taps, settings)
+        if flag & FAILED:
+            return np.nan, np.nan, np.nan, np.nan, flag
+    radius, more = _acceptable_radius(radius, psf_radius, settings)
+    flag |= more
+    if flag & FAILED:
+        return np.nan, np.nan, np.nan, np.nan, flag
+    aperture = settings.n_radius_for_flux * radius
+    scale = (aperture / size) ** 2
+    flux, variance, more = _flux_in(
+        pixels, x, y, scale * xx, scale * yy, scale * xy, settings.max_sinc_radius, table
+    )
+    flag |= more
+    if settings.marginalize and not settings.fixed and not flag & (FAILED | BAD_RADIUS | SMALL):
+        total = variance + radius_variance(
+            pixels.image, pixels.variance, x, y, shape, flux, radius, window, aperture
+        )
+        # Pixels of unknown variance beyond the aperture do not spoil its flux.
+        if math.isfinite(total) and total >= 0.0:
+            variance = total
+    return flux, variance, radius, window, flag
+
+
+@njit(cache=True, nogil=True)
 def kron_loop(
     pixels: SourcePixels,
     x: np.ndarray,
@@ -233,36 +273,19 @@ def kron_loop(
     results = np.full((n, 4), np.nan)
     flags = np.zeros(n, np.int64)
     for k in range(n):
-        xx, yy, xy = shapes[k, 0], shapes[k, 1], shapes[k, 2]
-        size = _size(xx, yy, xy)
-        if not (size > _LEAST_SIZE and math.isfinite(size * x[k]) and math.isfinite(size * y[k])):
-            flags[k] = FAILED
-            continue
-        i, j = x[k] - pixels.x0, y[k] - pixels.y0
         show(pixels, k)
-        radius, window, flag = radii[k], np.nan, 0
-        if not settings.fixed:
-            radius, window, flag = _measured_radius(pixels.image, i, j, xx, yy, xy, taps, settings)
-        if not flag & FAILED:
-            radius, more = _acceptable_radius(radius, psf_radii[k], settings)
-            flag |= more
-        if not flag & FAILED:
-            scale = (settings.n_radius_for_flux * radius / size) ** 2
-            flux, variance, more = _flux_in(
-                pixels, i, j, scale * xx, scale * yy, scale * xy, settings.max_sinc_radius, table
-            )
-            flag |= more
-        if settings.marginalize and not settings.fixed and not flag & (FAILED | BAD_RADIUS | SMALL):
-            aperture = settings.n_radius_for_flux * radius
-            variance = max(
-                variance
-                + radius_variance(
-                    pixels.image, pixels.variance, i, j, (xx, yy, xy), flux, radius, window, aperture
-                ),
-                0.0,
-            )
-        if not flag & FAILED:
-            results[k, 0], results[k, 1], results[k, 2], results[k, 3] = flux, variance, radius, window
+        flux, variance, radius, window, flags[k] = _kron(
+            pixels,
+            x[k] - pixels.x0,
+            y[k] - pixels.y0,
+            (shapes[k, 0], shapes[k, 1], shapes[k, 2]),
+            radii[k],
+            psf_radii[k],
+            taps,
+            settings,
+            table,
+        )
         hide(pixels, k)
-        flags[k] = flag
+        if not flags[k] & FAILED:
+            results[k, 0], results[k, 1], results[k, 2], results[k, 3] = flux, variance, radius, window
     return results, flags
