@@ -332,6 +332,12 @@ def test_example_of_the_documentation() -> None:
         del plugin_registry._dict["my_Concentration"]
 
 
+def test_documentation_names_every_plugin() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", DOCS.read_text(), flags=re.MULTILINE)
+    registered = {n: plugin_registry[n].order for n in plugin_registry if n.startswith(("base_", "ext_"))}
+    assert {name: float(order) for name, order in rows} == registered
+
+
 def test_psf_that_fails_at_some_positions() -> None:
     exposure, x, y, _ = scene()
 
