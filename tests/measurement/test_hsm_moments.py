@@ -9,7 +9,6 @@ import pytest
 from lsst.images import Box
 from lsst.images.psfs import GaussianPointSpreadFunction
 
-import secondlight.measurement.plugins.hsm_debiased  # noqa: F401 - registers the plugin
 from secondlight.catalog.footprints import Footprints
 from secondlight.measurement import _hsm_moment_kernels as kernels
 from secondlight.measurement._hsm_debiased_kernels import normal_deviates
