@@ -29,7 +29,7 @@ _N_BUCKETS = 510
 """Buckets of `_bucketed` between the ends of the sample; two more hold what lies beyond."""
 
 _SAMPLE = 256
-"""Size of the sample that tells `_bucketed` where most values are."""
+"""Largest sample that tells `_bucketed` where most values are; of few values it is one in 32, at least 16."""
 
 
 @njit(cache=True, nogil=True)
@@ -40,7 +40,7 @@ def _bucketed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Where the buckets lie follows from a regular sample: it decides the speed and nothing else.
     """
     n = len(values)
-    sample = np.sort(values[:: max(n // _SAMPLE, 1)])
+    sample = np.sort(values[:: max(n // min(_SAMPLE, max(n // 32, 16)), 1)])
     low, high = np.float64(sample[len(sample) // 20]), np.float64(sample[len(sample) - 1 - len(sample) // 20])
     scale = _N_BUCKETS / (high - low) if high > low else 0.0
     if not np.isfinite(scale):  # the values differ by less than a number can tell
