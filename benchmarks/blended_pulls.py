@@ -3,7 +3,8 @@
 A field of stars and exponential galaxies with counts as on the sky is detected, deblended and measured. The
 truth of every flux is that of the object alone on an image without noise, at its true position.
 
-Run as ``python -m benchmarks.blended_pulls [--density N] [--seed N] [--no-replacement] [--output FILE]``.
+Run as ``python -m benchmarks.blended_pulls [--density N] [--fields N] [--seed N] [--no-replacement]
+[--output FILE]``.
 """
 
 from __future__ import annotations
@@ -39,10 +40,16 @@ _COUNTS_SLOPE = 0.85
 """Objects brighter than F are as F to minus this."""
 
 _GALAXIES = 0.6
+_EDGE = 40
+"""Objects closer than this to the edge are left out, pixels."""
+
 _MATCH = 1.5
 """Greatest distance of a source from its object, pixels."""
 
-LIMITS = (0.0, 0.01, 0.03, 0.1, 0.3, np.inf)
+_LIMITS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, np.inf)
+MEASURES = {"contamination": _LIMITS, "blendedness": _LIMITS, "split": (0.0, 0.5, np.inf)}
+"""What tells how blended an object is, and the limits of its bins; ``split`` is 1 for children of blends."""
+
 REGIMES = {"S/N 10 to 30": (10.0, 30.0), "S/N 30 to 100": (30.0, 100.0), "S/N above 100": (100.0, np.inf)}
 
 
@@ -54,8 +61,7 @@ def make_light(*, density: float, noise: Noise, seed: int) -> Light:
     share = rng.uniform((_FAINTEST / _BRIGHTEST) ** _COUNTS_SLOPE, 1.0, n)
     ratio = _FAINTEST * share ** (-1.0 / _COUNTS_SLOPE)
     psf = make_psf(SIDE)
-    sigma = psf.fwhm / 2.355
-    flux = ratio * np.sqrt(4.0 * np.pi * sigma**2 * (noise.sky + noise.read_noise**2))
+    flux = ratio * star_flux(noise)
     radius = np.where(rng.uniform(size=n) < _GALAXIES, np.exp(rng.normal(np.log(2.0), 0.4, n)), 0.0)
     return Light(
         x=x, y=y, flux=flux, psf=psf.parameters(x=x, y=y), bulge_fraction=np.zeros(n),
@@ -70,7 +76,17 @@ def make_blended(light: Light, noise: Noise, seed: int) -> tuple[VisitImage, np.
     image = np.zeros((SIDE, SIDE))
     add_light(image, light, sizes=np.where(light.flux > np.percentile(light.flux, 90), 256, 96))
     field = Field(light, make_psf(SIDE), image, footprint_radius=0)
-    return make_exposure(field, 1.0, noise, np.random.default_rng([seed, 3])), image
+    exposure = make_exposure(field, 1.0, noise, np.random.default_rng([seed, 3]))
+    # A background model takes the mean light of objects too faint to be found for sky.
+    faint = light.flux < 5.0 * star_flux(noise)
+    exposure.image.array[...] -= np.float32(light.flux[faint].sum() / SIDE**2 / noise.gain)
+    return exposure, image
+
+
+def star_flux(noise: Noise) -> float:
+    """Return the electrons of a Gaussian star with a signal-to-noise ratio of 1 on the sky."""
+    sigma = make_psf(SIDE).fwhm / 2.355
+    return float(np.sqrt(4.0 * np.pi * sigma**2 * (noise.sky + noise.read_noise**2)))
 
 
 def measure_blended(exposure: VisitImage, *, replace: bool) -> SourceCatalog:
@@ -94,12 +110,13 @@ def _detection_config() -> Any:
 def measure_alone(light: Light, noise: Noise) -> SourceCatalog:
     """Measure every object in a cell of its own, without noise, at its sub-pixel position."""
     cells = int(np.ceil(len(light) ** 0.5))
-    middle_x, middle_y = (v[: len(light)] for v in cell_grid(cells))
+    side, *middles = cell_grid(cells)
+    middle_x, middle_y = (v[: len(light)] for v in middles)
     x, y = (m + v - np.floor(v + 0.5) for m, v in ((middle_x, light.x), (middle_y, light.y)))
     moved = Light(**{name: getattr(light, name) for name in light.__dataclass_fields__} | {"x": x, "y": y})
-    image = np.zeros((cells * CELL, cells * CELL))
+    image = np.zeros((side, side))
     add_light(image, moved, sizes=2 * CELL)
-    field = Field(moved, make_psf(len(image)), image, footprint_radius=18)
+    field = Field(moved, make_psf(side), image, footprint_radius=18)
     return pulls.measure(field, make_exposure(field, 1.0, noise, None), at_truth=True)
 
 
@@ -154,42 +171,51 @@ def summarize(difference: np.ndarray, error: np.ndarray) -> dict[str, float]:
     }
 
 
-def run(*, density: float, seed: int, replace: bool, noise: Noise) -> dict[str, Any]:
-    """Return summaries by measure of the blending, regime, its bins, and column."""
+def run_field(*, density: float, seed: int, replace: bool, noise: Noise) -> dict[str, np.ndarray]:
+    """Return differences and errors (2, n) of every column, and what tells how blended the n objects are."""
     light = make_light(density=density, noise=noise, seed=seed)
     exposure, image = make_blended(light, noise, seed)
     sigma = (noise.sky + noise.read_noise**2) ** 0.5
     snr, contamination = light_statistics(light, image, noise=sigma)
     sources = measure_blended(exposure, replace=replace)
-    inside = (np.abs(light.x - SIDE / 2) < SIDE / 2 - 40) & (np.abs(light.y - SIDE / 2) < SIDE / 2 - 40)
+    inside = (np.abs(light.x - SIDE / 2) < SIDE / 2 - _EDGE) & (np.abs(light.y - SIDE / 2) < SIDE / 2 - _EDGE)
     objects, rows = match(light, np.where(inside, snr, 0.0), sources)
     matched = sources[rows]
     found = differences(light, measure_alone(light[objects], noise), objects, matched)
-    measures = {
+    return {
+        "snr": snr[objects],
         "contamination": contamination[objects],
         "blendedness": np.asarray(matched["base_Blendedness_abs"], dtype=float),
+        "split": np.asarray(matched["parent"] != 0, dtype=float),
+        **{name: np.stack(pair) for name, pair in found.items()},
     }
-    result: dict[str, Any] = {"sources": len(sources), "objects": len(objects)}
+
+
+def run(*, density: float, fields: int, seed: int, replace: bool, noise: Noise) -> dict[str, Any]:
+    """Return summaries by measure of the blending, regime, its bins, and column."""
+    parts = [run_field(density=density, seed=seed + k, replace=replace, noise=noise) for k in range(fields)]
+    found = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    snr = found.pop("snr")
+    measures = {name: np.maximum(found.pop(name), 0.0) for name in MEASURES}
+    result: dict[str, Any] = {"density": density, "objects": len(snr)}
     for measure, values in measures.items():
         for regime, (least, most) in REGIMES.items():
-            bright = (snr[objects] >= least) & (snr[objects] < most)
-            for low, high in itertools.pairwise(LIMITS):
-                chosen = bright & (np.maximum(values, 0.0) >= low) & (np.maximum(values, 0.0) < high)
-                bins = result.setdefault(measure, {}).setdefault(regime, {})
+            bins = result.setdefault(measure, {}).setdefault(regime, {})
+            for low, high in itertools.pairwise(MEASURES[measure]):
+                chosen = (snr >= least) & (snr < most) & (values >= low) & (values < high)
                 bins[f"{low:g} to {high:g}"] = {
-                    name: summarize(d[chosen], e[chosen]) for name, (d, e) in found.items()
+                    name: summarize(*pair[:, chosen]) for name, pair in found.items()
                 }
     return result
 
 
 def print_tables(console: Console, result: dict[str, Any]) -> None:
     """Print a table for each measure of blending and regime."""
-    for measure in ("contamination", "blendedness"):
+    for measure in MEASURES:
         for regime, bins in result[measure].items():
-            table = Table("", *bins, title=f"{measure}, {regime}: bias, width, beyond 3")
+            table = Table("", *bins, title=f"{measure}, {regime}: bias, width, beyond 3 (number)")
             for name in next(iter(bins.values())):
-                cells = [_cell(by_name[name]) for by_name in bins.values()]
-                table.add_row(name.removesuffix("_instFlux"), *cells)
+                table.add_row(name.removesuffix("_instFlux"), *(_cell(by[name]) for by in bins.values()))
             console.print(table)
 
 
@@ -202,14 +228,15 @@ def _cell(summary: dict[str, float]) -> str:
 
 @click.command()
 @click.option("--density", default=3.0, show_default=True, help="Objects above 5 sigma per 100 x 100 pixels.")
+@click.option("--fields", default=4, show_default=True, help="How many fields to add up.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--no-replacement", is_flag=True, help="Leave the neighbours as they are.")
 @click.option("--output", type=click.Path(path_type=Path))
-def main(density: float, seed: int, no_replacement: bool, output: Path | None) -> None:
+def main(density: float, fields: int, seed: int, no_replacement: bool, output: Path | None) -> None:
     """Print tables, and write them as JSON if asked to."""
-    result = run(density=density, seed=seed, replace=not no_replacement, noise=Noise())
-    console = Console(width=150)
-    console.print(f"{result['sources']} sources, {result['objects']} matched above S/N 10")
+    result = run(density=density, fields=fields, seed=seed, replace=not no_replacement, noise=Noise())
+    console = Console(width=190)
+    console.print(f"{result['objects']} objects above S/N 10 matched")
     print_tables(console, result)
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n")

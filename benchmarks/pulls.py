@@ -127,11 +127,14 @@ def make_psf(side: int, *, fwhm: float = 4.6) -> SimulatedPsf:
     )  # fmt: skip
 
 
-def cell_grid(cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the middle pixels x and y (cells^2) of a square of cells."""
-    middle = np.arange(cells) * CELL + CELL // 2
+def cell_grid(cells: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the side of an image and the middle pixels x and y of a square of cells (cells^2) on it.
+
+    Around them is a frame of empty cells, as centroids of wide objects need pixels far out.
+    """
+    middle = (np.arange(cells) + 1) * CELL + CELL // 2
     x, y = np.meshgrid(middle, middle)
-    return x.ravel(), y.ravel()
+    return (cells + 2) * CELL, x.ravel(), y.ravel()
 
 
 def disks(radius: np.ndarray, axis_ratio: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -146,15 +149,16 @@ def make_field(kind: Kind, *, cells: int, seed: int) -> Field:
     """Return ``cells**2`` objects at random positions in the middle pixels of their cells."""
     rng = np.random.default_rng([seed, 17])
     n = cells**2
-    x, y = (middle + rng.uniform(-0.5, 0.5, n) for middle in cell_grid(cells))
-    psf = make_psf(cells * CELL)
+    side, *middles = cell_grid(cells)
+    x, y = (middle + rng.uniform(-0.5, 0.5, n) for middle in middles)
+    psf = make_psf(side)
     light = Light(
         x=x, y=y, flux=np.ones(n), psf=psf.parameters(x=x, y=y), bulge_fraction=np.zeros(n),
         bulge_matrix=np.zeros((n, 2, 2)),
         disk_matrix=disks(np.full(n, kind.radius), np.full(n, kind.axis_ratio), rng.uniform(0, np.pi, n)),
         profile="moffat", beta=3.2,
     )  # fmt: skip
-    image = np.zeros((cells * CELL, cells * CELL))
+    image = np.zeros((side, side))
     add_light(image, light, sizes=2 * CELL)
     return Field(light, psf, image, footprint_radius=round(12 + 2 * kind.radius))
 
@@ -190,7 +194,12 @@ def make_exposure(
 
 
 def make_task(
-    schema: Schema, *, at_truth: bool, blendedness: bool = False, replace: bool = False
+    schema: Schema,
+    *,
+    at_truth: bool,
+    blendedness: bool = False,
+    replace: bool = False,
+    settings: dict[str, dict[str, Any]] | None = None,
 ) -> SingleFrameMeasurementTask:
     """Return the measurement of the final pass.
 
@@ -204,6 +213,8 @@ def make_task(
         Whether to measure `base_Blendedness`.
     replace
         Whether neighbours are replaced by noise.
+    settings
+        Configuration of plugins by name.
     """
     config = ReprocessVisitImageConfig().measurement.value
     names = {name for name in config.plugins.names if not name.startswith(_WITHOUT_ERROR)}
@@ -214,6 +225,8 @@ def make_task(
     config.plugins["base_CircularApertureFlux"].radii = list(RADII)
     config.slots.psfShape = "base_SdssShape_psf"
     config.doReplaceWithNoise = replace
+    for name, values in (settings or {}).items():
+        config.plugins[name].update(**values)
     if at_truth:
         for axis in "xy":
             schema.add(f"true_{axis}", np.float64, "true position", unit="pix")
@@ -223,10 +236,16 @@ def make_task(
     return SingleFrameMeasurementTask(schema, config=config)
 
 
-def measure(field: Field, exposure: VisitImage, *, at_truth: bool = False) -> SourceCatalog:
+def measure(
+    field: Field,
+    exposure: VisitImage,
+    *,
+    at_truth: bool = False,
+    settings: dict[str, dict[str, Any]] | None = None,
+) -> SourceCatalog:
     """Measure all objects, with peaks where the smoothed image is brightest near their nearest pixels."""
     schema = minimal_source_schema()
-    task = make_task(schema, at_truth=at_truth)
+    task = make_task(schema, at_truth=at_truth, settings=settings)
     x, y = field.light.x, field.light.y
     n = len(x)
     i, j = brightest(exposure.image.array, x, y, sigma=field.psf.fwhm / 2.355)
@@ -252,32 +271,56 @@ def brightest(
     return i + best_i - 2, j + best_j - 2
 
 
-def error_name(name: str) -> str:
-    """Return the column with the error of a column."""
-    return f"{name}Err"
+def measure_truth(field: Field, noise: Noise) -> SourceCatalog:
+    """Return what is measured at the true positions without noise, fluxes for one electron per object."""
+    electrons = 1e6
+    truth = measure(field, make_exposure(field, electrons, noise, None), at_truth=True)
+    for name in truth.schema.names:
+        if name.endswith("_instFlux"):
+            truth[name] = np.asarray(truth[name]) / electrons
+    return truth
 
 
 def pulls(
-    field: Field, truth: SourceCatalog, *, electrons: float, noise: Noise, rounds: int, seed: int
-) -> dict:
-    """Return differences from the truth, errors and truth of every column, over some rounds of noise."""
+    field: Field,
+    truth: SourceCatalog,
+    *,
+    electrons: float,
+    noise: Noise,
+    rounds: int,
+    seed: int,
+    settings: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return differences from the truth, errors and truth (3, n) of every column, over rounds of noise.
+
+    Parameters
+    ----------
+    field, truth
+        The objects, and what `measure_truth` gives for them.
+    electrons
+        Flux of every object.
+    noise
+        Levels of the noise.
+    rounds
+        How many times to draw the noise.
+    seed
+        Of the noise.
+    settings
+        Configuration of plugins by name.
+    """
     found: dict[str, list[np.ndarray]] = {}
-    scale = electrons
     for k in range(rounds):
         rng = np.random.default_rng([seed, int(electrons), k])
-        catalog = measure(field, make_exposure(field, electrons, noise, rng))
+        catalog = measure(field, make_exposure(field, electrons, noise, rng), settings=settings)
         for name in MEASURED:
-            if name not in catalog.schema:
-                continue
-            plugin = name.rsplit("_", 1)[0]
-            good = ~np.asarray(catalog[f"{plugin}_flag"])
+            good = ~np.asarray(catalog[f"{name.rsplit('_', 1)[0]}_flag"])
             if name in POSITIONS:
                 true = getattr(field.light, POSITIONS[name])
             else:
-                true = np.asarray(truth[name]) * (scale if name.endswith("_instFlux") else 1.0)
-            value, error = np.asarray(catalog[name]), np.asarray(catalog[error_name(name)], dtype=float)
-            rows = np.stack([np.where(good, value - true, np.nan), error, true])
-            found.setdefault(name, []).append(rows)
+                true = np.asarray(truth[name]) * (electrons if name.endswith("_instFlux") else 1.0)
+            difference = np.where(good, np.asarray(catalog[name]) - true, np.nan)
+            error = np.asarray(catalog[f"{name}Err"], dtype=float)
+            found.setdefault(name, []).append(np.stack([difference, error, true]))
     return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
 
 
@@ -308,10 +351,7 @@ def run(
 ) -> dict[int, dict[str, dict[str, Any]]]:
     """Return the summary of every column for every signal-to-noise ratio."""
     field = make_field(kind, cells=cells, seed=seed)
-    truth = measure(field, make_exposure(field, 1e6, noise, None), at_truth=True)
-    for name in truth.schema.names:
-        if name.endswith("_instFlux"):
-            truth[name] = truth[name] / 1e6
+    truth = measure_truth(field, noise)
     rounds = max(1, round(realisations / cells**2))
     results = {}
     for ratio in SIGNAL_TO_NOISE:
