@@ -87,6 +87,8 @@ class Agreement:
         The same of the blended ones.
     shift
         Mean difference of the blended ones in units of the error; NaN without an error column.
+    ratio
+        Median of ours over the reference's, of unblended sources that are not flagged; NaN for flags.
     missing, given
         Whether we lack the column, or copy it from the reference.
     """
@@ -98,6 +100,7 @@ class Agreement:
     blended_rows: int
     blended: float
     shift: float
+    ratio: float
     missing: bool
     given: bool
 
@@ -165,6 +168,15 @@ def _compare(name: str, target: str, replayed: Replayed, ours: dict, reference: 
         blended_rows=int(blended.sum()),
         blended=float(agree[blended].mean()) if blended.any() else np.nan,
         shift=shift,
+        ratio=np.nan if missing else _median_ratio(np.asarray(ours[name]), expected, alone),
         missing=missing,
         given=target in replayed.given,
     )
+
+
+def _median_ratio(ours: np.ndarray, reference: np.ndarray, rows: np.ndarray) -> float:
+    """Return the median of ours over the reference's in some rows; NaN for flags, integers and text."""
+    if reference.dtype.kind != "f":
+        return np.nan
+    rows = rows & np.isfinite(ours) & np.isfinite(reference) & (reference != 0)
+    return float(np.median(ours[rows] / reference[rows])) if rows.any() else np.nan

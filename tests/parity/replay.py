@@ -15,6 +15,7 @@ import astropy.table
 import numpy as np
 from lsst.images import BackgroundMap, Box, Image, VisitImage
 from lsst.images.psfs import GaussianPointSpreadFunction, PointSpreadFunction
+from lsst.pipe.base import Struct
 
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.source_catalog import SourceCatalog
@@ -187,19 +188,22 @@ def replay_pack(pack: ParityPack) -> Replayed:
     return Replayed(pack.folder.name, result.sources, reference, blended, frozenset(given), aliases)
 
 
+class GivenPsf:
+    """In the place of a PSF determiner: the PSF of a pack, and the stars that it was fitted to."""
+
+    def __init__(self, pack: FinalizePack) -> None:
+        self._psf = pack.final_psf
+        self._used = pack.finalized_src["id"][pack.finalized_src["calib_psf_used"]]
+
+    def determine_psf(self, exposure: VisitImage, candidates: Any, *_: Any, **__: Any) -> Struct:
+        """Return the PSF and which candidates were used."""
+        return Struct(psf=self._psf, chromatic_psf=None, used=np.isin(candidates.id, self._used))
+
+
 class ReplayedFinalization(FinalizeCharacterizationDetectorTask):
     """The final characterization with the reference's PSF and noise."""
 
     pack: FinalizePack
-
-    def _fit_psf(self, exposure: VisitImage, measured: SourceCatalog, where: str) -> PointSpreadFunction:
-        """Make the candidates, and take the PSF of the pack with the stars it was fitted to."""
-        self.make_psf_candidates.run(measured, exposure)
-        reference = self.pack.finalized_src
-        measured["calib_psf_used"] = np.isin(
-            measured["id"], reference["id"][np.asarray(reference["calib_psf_used"])]
-        )
-        return self.pack.final_psf
 
     def _measure(
         self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, visit: int, detector: int
@@ -213,7 +217,7 @@ class ReplayedFinalization(FinalizeCharacterizationDetectorTask):
 def replay_final(pack: FinalizePack) -> Replayed:
     """Run the final characterization on a pack."""
     task = ReplayedFinalization(config=FinalizeCharacterizationDetectorConfig())
-    task.pack = pack
+    task.pack, task.psf_determiner = pack, GivenPsf(pack)
     result = task.run(
         visit=pack.visit,
         band="r",

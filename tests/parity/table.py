@@ -111,19 +111,25 @@ def _aliases(packs: Mapping[str, Sequence[Agreement]]) -> str:
 def _differences(packs: Mapping[str, Sequence[Agreement]]) -> str:
     """Return the columns that do not agree, with the reason where there is one."""
     lines = ["## Columns that differ", "", "Reasons are told in [differences](differences.md).", ""]
-    lines += ["| column | pack | unblended (%) | blends (%) | blends, errors | why |", "| --- " * 6 + "|"]
+    head = ["unblended (%)", "blends (%)", "blends, errors", "ratio"]
+    lines += ["The ratio is the median of ours over the reference's.", ""]
+    lines += [f"| column | pack | {' | '.join(head)} | why |", "| --- | --- |" + " ---: |" * 4 + " --- |"]
     for pack, columns in packs.items():
         for a in columns:
             if a.good or a.given or a.column != a.target or a.exempt == NOT_YET:
                 continue
             why = a.exempt or ("**we do not have it**" if a.missing else "**unexplained**")
-            cells = [a.column, pack, _percent(a.fraction), _percent(a.blended), _shift(a), why]
+            cells = [a.column, pack, _percent(a.fraction), _percent(a.blended), _shift(a), _ratio(a), why]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
 def _shift(a: Agreement) -> str:
     return "" if np.isnan(a.shift) else f"{a.shift:+.3f}"
+
+
+def _ratio(a: Agreement) -> str:
+    return "" if np.isnan(a.ratio) else f"{a.ratio:.3f}"
 
 
 def _all(packs: Mapping[str, Sequence[Agreement]]) -> str:

@@ -14,6 +14,23 @@ from .table import DOCS, replays
 pytestmark = pytest.mark.realdata
 
 
+# Where a correction changes a column: the range of the median ratio of ours to the reference's.
+CORRECTED = {
+    "base_SdssCentroid_xErr": (0.65, 0.85),
+    "base_SdssCentroid_yErr": (0.65, 0.85),
+    "base_SdssShape_xxErr": (0.7, 1.0),
+    "base_SdssShape_instFluxErr": (0.7, 1.0),
+    "base_GaussianFlux_instFluxErr": (0.85, 1.6),
+    "ext_photometryKron_KronFlux_instFluxErr": (1.0, 1.3),
+    "base_CircularApertureFlux_3_0_instFlux": (0.98, 0.995),
+    "base_CircularApertureFlux_3_0_instFluxErr": (0.985, 1.0),
+    "base_CompensatedTophatFlux_12_instFlux": (0.999, 1.001),
+    "base_CompensatedTophatFlux_12_instFluxErr": (0.99, 1.01),
+    "base_LocalWcs_CDMatrix_1_2": (0.999, 1.001),
+    "base_LocalWcs_CDMatrix_2_1": (0.999, 1.001),
+}
+
+
 @pytest.fixture(scope="module")
 def packs(data_dir: Path) -> dict[str, Replayed]:
     return replays(data_dir)
@@ -32,6 +49,14 @@ def test_every_column(columns: dict[str, list[Agreement]], name: str) -> None:
             print(f"{name} {a.column:50s} {a.fraction:.4f} {a.blended:.4f}  {a.exempt}")
     bad = [a for a in columns[name] if not a.good and not a.exempt]
     assert not bad, "\n".join(f"{a.column}: {'missing' if a.missing else a}" for a in bad)
+
+
+@pytest.mark.parametrize("name", ["A", "B", "final"])
+def test_size_of_the_corrections(columns: dict[str, list[Agreement]], name: str) -> None:
+    for a in columns[name]:
+        if a.column in CORRECTED:
+            low, high = CORRECTED[a.column]
+            assert low <= a.ratio <= high, f"{a.column}: {a.ratio}"
 
 
 def test_types(packs: dict[str, Replayed]) -> None:
