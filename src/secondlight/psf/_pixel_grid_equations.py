@@ -2,7 +2,7 @@
 
 The grid points of a star's PSF are interpolated along rows and along columns, so that the images of n stars
 are two small matrix products each, and so is what their residuals say about the grids.  The normal equations
-are therefore never written down: they are solved by conjugate gradients with products of the separable parts.
+are therefore never written down: they are solved by conjugate gradients (Hestenes & Stiefel 1952).
 
 With basis functions that are orthonormal over the stars, the normal matrix is nearly the same block for each
 of them: the mean of the stars' own matrices.  That block, factorised once, is the preconditioner, and the
@@ -25,8 +25,8 @@ type _Array = npt.NDArray[np.float64]
 type _Operator = Callable[[_Array], _Array]
 
 _TOLERANCE = 1e-10
-"""Size of the residual of the equations that ends the search, in units of the right-hand side that the whole
-light of the stars gives; both as noise of the grid points."""
+"""Residual of the equations that ends the search, in units of the right-hand side that the whole light of the
+stars would give, both in the norm of the preconditioner."""
 
 _MAX_STEPS = 100
 """Largest number of steps.  Where stars constrain all of the model, 15 to 70 reach the tolerance; with hardly
@@ -170,10 +170,12 @@ def _conjugate_gradients(matrix: _Operator, precondition: _Operator, right: _Arr
     direction = step = precondition(residual)
     square = float(np.vdot(residual, step))
     for _ in range(_MAX_STEPS):
+        if square <= limit:
+            break
         image = matrix(direction)
         curvature = float(np.vdot(direction, image))
-        if square <= limit or curvature <= 0:
-            break
+        if curvature <= 0:
+            break  # Only rounding errors are left.
         length = square / curvature
         solution = solution + length * direction
         residual = residual - length * image
