@@ -113,6 +113,11 @@ def test_failures() -> None:
     assert catalog["base_Blendedness_flag"].all()
     assert catalog["base_Blendedness_flag_noCentroid"].tolist() == [True, True, False]
     assert np.isnan(catalog["base_Blendedness_raw"][2])
+    exposure.image.array[63, 40] = np.inf
+    endless = measure_at(
+        exposure, ["base_Blendedness"], x=[40.0, 80.0], y=[60.0, 60.0], replace=True, radius=1
+    )
+    assert endless["base_Blendedness_flag"].tolist() == [True, False]
     shapeless = measure_at(exposure, ["base_Blendedness"], x=[60.0], y=[60.0], moments=(4.0, 4.0, 4.0))
     assert shapeless["base_Blendedness_flag_noShape"][0]
     assert np.isnan(shapeless["base_Blendedness_raw_child_xx"][0])

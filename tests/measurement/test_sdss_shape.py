@@ -45,7 +45,7 @@ def test_background_is_taken_off() -> None:
 def test_bad_positions_and_pixels() -> None:
     exposure = make_visit_image(x=[60.0, 60.0], y=[60.0, 120.0], flux=[1e4, 1e4], noise=1.0)
     exposure.image.array[118:123, 58:63] = np.nan
-    exposure.variance.array[58:63, 58:63] = 0.0
+    exposure.variance.array[58:63, 58:63] = np.nan
     x, y = [60.0, 60.0, np.nan, -40.0, 0.0], [60.0, 120.0, 60.0, 60.0, 0.0]
     catalog = measure_at(exposure, [NAME], x=x, y=y)
     assert catalog[f"{NAME}_flag"].tolist()[:2] == [False, True]

@@ -83,7 +83,7 @@ class BlendednessPlugin(MeasurementPlugin):
             if self.config.doFlux:
                 with np.errstate(invalid="ignore", divide="ignore"):
                     ratio = np.where(whole == 0, np.nan, 1.0 - child / whole)
-                flag |= ~np.isfinite(ratio)
+                flag |= ~(np.isfinite(ratio) & np.isfinite(child) & np.isfinite(whole))
                 self.write(
                     sources,
                     **{kind: ratio, f"{kind}_child_instFlux": child, f"{kind}_parent_instFlux": whole},

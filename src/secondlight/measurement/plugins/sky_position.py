@@ -102,8 +102,8 @@ class SkyCoordPlugin(MeasurementPlugin):
         pixel[:, 1, 1] = np.asarray(catalog["slot_Centroid_yErr"], dtype=np.float64) ** 2
         if "slot_Centroid_x_y_Cov" in catalog:
             pixel[:, 0, 1] = pixel[:, 1, 0] = catalog["slot_Centroid_x_y_Cov"]
-        covariance = sky.jacobian @ pixel @ sky.jacobian.transpose(0, 2, 1)
         with np.errstate(invalid="ignore"):
+            covariance = sky.jacobian @ pixel @ sky.jacobian.transpose(0, 2, 1)
             catalog["coord_raErr"] = np.sqrt(covariance[:, 0, 0])
             catalog["coord_decErr"] = np.sqrt(covariance[:, 1, 1])
         catalog["coord_ra_dec_Cov"] = covariance[:, 0, 1]
