@@ -11,6 +11,7 @@ __all__ = (
     "COLLAPSED",
     "EMPTY",
     "INVALID",
+    "MAX_CHANGE",
     "MAX_STEPS",
     "NOT_FINITE",
     "NOT_POSITIVE",
@@ -47,14 +48,15 @@ RESULT_SIZE = 8
 THRESHOLD = 1e-6
 """Change of the weight, in units of its size, below which a fit has converged."""
 MAX_STEPS = 400
-_MAX_CHANGE = 0.25
+MAX_CHANGE = 0.25
+"""Most that a moment of the weight changes in a step, in units of the minor one; a centre, of its root."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def limited(change: float) -> float:
     """Return a change of the weight held inside its limits; NaN stays NaN."""
-    if change > _MAX_CHANGE:
-        return _MAX_CHANGE
-    if change < -_MAX_CHANGE:
-        return -_MAX_CHANGE
+    if change > MAX_CHANGE:
+        return MAX_CHANGE
+    if change < -MAX_CHANGE:
+        return -MAX_CHANGE
     return change

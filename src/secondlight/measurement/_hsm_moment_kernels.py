@@ -29,6 +29,7 @@ from ._hsm_limits import (
     COLLAPSED,
     EMPTY,
     INVALID,
+    MAX_CHANGE,
     MAX_STEPS,
     NOT_FINITE,
     NOT_POSITIVE,
@@ -46,8 +47,8 @@ _MAX_MOMENT = 8000.0
 _MAX_SHIFT = 15.0
 _MIN_DETERMINANT = 1e-8
 _MAX_GUESS = 1e9
-_FARTHEST = math.ceil(_MAX_SHIFT + math.sqrt(CUT * _MAX_MOMENT))
-"""An elliptical weight never sees pixels farther than this from the first guess."""
+_FARTHEST = math.ceil(_MAX_SHIFT + math.sqrt(CUT * _MAX_MOMENT / (1.0 - MAX_CHANGE)))
+"""An elliptical weight sees no pixels farther than this from the first guess, unless it fails in one step."""
 
 
 @njit(cache=True, nogil=True)
