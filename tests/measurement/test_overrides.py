@@ -227,6 +227,45 @@ def test_overrides_from_a_file_and_back(tmp_path) -> None:
     assert again.compare(config, shortcut=False)
 
 
+PLUGIN = """
+import numpy as np
+
+from secondlight.measurement.plugin import register
+from secondlight.measurement.single_source import SingleSourcePlugin
+
+
+@register("test_FromAFile")
+class FromAFile(SingleSourcePlugin):
+    order = 2.0
+
+    def declare(self, schema):
+        schema.add(self.column("value"), np.float64, "one")
+        schema.add_flag(self.column("flag"), "general failure")
+
+    def measure_source(self, source):
+        return {"value": 1.0}
+"""
+
+
+def test_plugin_imported_by_an_override_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_plugins_of_a_test.py").write_text(PLUGIN)
+    (tmp_path / "overrides.py").write_text(
+        "import my_plugins_of_a_test\n"
+        'config.measurement.plugins.names |= ["test_FromAFile"]\n'
+        "config.measurement.plugins['test_FromAFile'].doMeasure = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = ReprocessVisitImageConfig()
+    try:
+        config.load(str(tmp_path / "overrides.py"))
+        assert "test_FromAFile_value" in ReprocessVisitImageTask(config=config).schema
+        saved = io.StringIO()
+        config.saveToStream(saved)
+        assert "import my_plugins_of_a_test" in saved.getvalue()
+    finally:
+        plugin_registry._dict.pop("test_FromAFile", None)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
