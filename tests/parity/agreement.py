@@ -56,7 +56,7 @@ def _kron_stopped(reference: Mapping[str, np.ndarray]) -> np.ndarray:
 CORRECTED_ROWS: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
     rf"{_KRON}_(radius|(instFlux|flux|mag)(Err)?|flag|flag_edge|flag_used_psf_radius)": _kron_stopped,
     rf"{_KRON}_flag_small_radius": lambda t: _kron_stopped(t) | np.asarray(t[f"{_KRON}_flag_bad_radius"]),
-    r"ext_shapeHSM_HsmShapeRegauss_flag": lambda t: np.asarray(t["base_PsfFlux_instFlux"]) < 0,
+    r"ext_shapeHSM_HsmShapeRegauss_flag": lambda t: np.asarray(t["ext_shapeHSM_HsmShapeRegauss_sigma"]) < 0,
 }
 
 
@@ -89,6 +89,8 @@ class Agreement:
         Mean difference of the blended ones in units of the error; NaN without an error column.
     ratio
         Median of ours over the reference's, of unblended sources that are not flagged; NaN for flags.
+    left_out
+        Number of sources where a listed correction acts; they do not count.
     missing, given
         Whether we lack the column, or copy it from the reference.
     """
@@ -101,6 +103,7 @@ class Agreement:
     blended: float
     shift: float
     ratio: float
+    left_out: int
     missing: bool
     given: bool
 
@@ -145,7 +148,8 @@ def _target(name: str) -> str:
 
 def _compare(name: str, target: str, replayed: Replayed, ours: dict, reference: dict) -> Agreement:
     expected = np.asarray(reference[name])
-    usable = np.ones(len(expected), dtype=bool) & ~np.asarray(_corrected_rows(target, reference))
+    corrected = np.zeros(len(expected), dtype=bool) | _corrected_rows(target, reference)
+    usable = ~corrected
     flag = flag_column(target, reference.keys())
     if flag is not None and expected.dtype.kind == "f":
         usable &= ~np.asarray(reference[flag])
@@ -169,6 +173,7 @@ def _compare(name: str, target: str, replayed: Replayed, ours: dict, reference: 
         blended=float(agree[blended].mean()) if blended.any() else np.nan,
         shift=shift,
         ratio=np.nan if missing else _median_ratio(np.asarray(ours[name]), expected, alone),
+        left_out=int(corrected.sum()),
         missing=missing,
         given=target in replayed.given,
     )

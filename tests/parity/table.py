@@ -121,6 +121,14 @@ def _differences(packs: Mapping[str, Sequence[Agreement]]) -> str:
             why = a.exempt or ("**we do not have it**" if a.missing else "**unexplained**")
             cells = [a.column, pack, _percent(a.fraction), _percent(a.blended), _shift(a), _ratio(a), why]
             lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Sources that a correction acts on one by one are left out of all numbers:", ""]
+    lines += ["| column | pack | sources left out |", "| --- | --- | ---: |"]
+    lines += [
+        f"| {a.column} | {pack} | {a.left_out} of {a.rows + a.blended_rows + a.left_out} |"
+        for pack, columns in packs.items()
+        for a in columns
+        if a.left_out and a.column == a.target and a.column.endswith(("_instFlux", "_flag", "_radius"))
+    ]
     return "\n".join([*lines, ""])
 
 
