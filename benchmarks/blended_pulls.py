@@ -25,6 +25,7 @@ from secondlight.catalog.ids import IdGenerator
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.deblend.task import SourceDeblendTask
+from secondlight.detection.sky_objects import SkyObjectsTask
 from secondlight.detection.task import SourceDetectionTask
 from secondlight.simulate.render import Light, add_light
 from secondlight.simulate.truth import light_statistics
@@ -90,13 +91,16 @@ def star_flux(noise: Noise) -> float:
 
 
 def measure_blended(exposure: VisitImage, *, replace: bool) -> SourceCatalog:
-    """Detect, deblend and measure; return the sources that are not blends."""
+    """Detect, deblend and measure, sky sources too; return the sources that are not blends."""
     schema = minimal_source_schema()
     detection = SourceDetectionTask(schema=schema, config=_detection_config())
+    sky = SkyObjectsTask(schema=schema)
     deblend = SourceDeblendTask(schema=schema)
     measurement = pulls.make_task(schema, at_truth=False, blendedness=True, replace=replace)
     ids = IdGenerator()
-    sources = deblend.run(exposure, detection.run(exposure, id_generator=ids).sources, id_generator=ids)
+    found = detection.run(exposure, id_generator=ids).sources
+    found = sky.run(exposure.mask, 1, found, id_generator=ids)
+    sources = deblend.run(exposure, found, id_generator=ids)
     measurement.run(sources, exposure, seed=1)
     return sources[np.asarray(sources["deblend_nChild"]) == 0]
 
@@ -123,7 +127,7 @@ def measure_alone(light: Light, noise: Noise) -> SourceCatalog:
 def match(light: Light, snr: np.ndarray, sources: SourceCatalog) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of objects and of their sources: the brightest object near a source, and once only."""
     x, y = np.asarray(sources["slot_Centroid_x"]), np.asarray(sources["slot_Centroid_y"])
-    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & ~np.asarray(sources["sky_source"]))
     near = KDTree(np.column_stack([light.x, light.y])).query_ball_point(
         np.column_stack([x[known], y[known]]), _MATCH
     )
@@ -171,8 +175,21 @@ def summarize(difference: np.ndarray, error: np.ndarray) -> dict[str, float]:
     }
 
 
+def sky_fluxes(sources: SourceCatalog) -> dict[str, np.ndarray]:
+    """Return flux and error (2, m) of the sources on empty sky, whose true flux is zero."""
+    sky = sources[np.asarray(sources["sky_source"])]
+    return {
+        f"sky {name}": np.stack([np.asarray(sky[name]), np.asarray(sky[f"{name}Err"])])
+        for name in pulls.MEASURED
+        if name.endswith("_instFlux")
+    }
+
+
 def run_field(*, density: float, seed: int, replace: bool, noise: Noise) -> dict[str, np.ndarray]:
-    """Return differences and errors (2, n) of every column, and what tells how blended the n objects are."""
+    """Return differences and errors (2, n) of every column, and what tells how blended the n objects are.
+
+    The columns of sky sources have names that start with ``sky``.
+    """
     light = make_light(density=density, noise=noise, seed=seed)
     exposure, image = make_blended(light, noise, seed)
     sigma = (noise.sky + noise.read_noise**2) ** 0.5
@@ -188,6 +205,7 @@ def run_field(*, density: float, seed: int, replace: bool, noise: Noise) -> dict
         "blendedness": np.asarray(matched["base_Blendedness_abs"], dtype=float),
         "split": np.asarray(matched["parent"] != 0, dtype=float),
         **{name: np.stack(pair) for name, pair in found.items()},
+        **sky_fluxes(sources),
     }
 
 
@@ -198,6 +216,11 @@ def run(*, density: float, fields: int, seed: int, replace: bool, noise: Noise) 
     snr = found.pop("snr")
     measures = {name: np.maximum(found.pop(name), 0.0) for name in MEASURES}
     result: dict[str, Any] = {"density": density, "objects": len(snr)}
+    result["sky"] = {
+        name.removeprefix("sky "): summarize(*found.pop(name))
+        for name in list(found)
+        if name.startswith("sky ")
+    }
     for measure, values in measures.items():
         for regime, (least, most) in REGIMES.items():
             bins = result.setdefault(measure, {}).setdefault(regime, {})
@@ -219,6 +242,14 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
             console.print(table)
 
 
+def print_sky(console: Console, sky: dict[str, dict[str, float]]) -> None:
+    """Print a table of the sources on empty sky."""
+    table = Table("sky sources", "bias, width, beyond 3 (number)")
+    for name, summary in sky.items():
+        table.add_row(name.removesuffix("_instFlux"), _cell(summary))
+    console.print(table)
+
+
 def _cell(summary: dict[str, float]) -> str:
     """Return the text of one cell of the tables."""
     if "bias" not in summary:
@@ -238,6 +269,7 @@ def main(density: float, fields: int, seed: int, no_replacement: bool, output: P
     console = Console(width=190)
     console.print(f"{result['objects']} objects above S/N 10 matched")
     print_tables(console, result)
+    print_sky(console, result["sky"])
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -185,8 +185,8 @@ def make_exposure(
     side = len(field.image)
     light = electrons * field.image
     if rng is not None:
-        light = rng.poisson(np.maximum(light, 0.0) + noise.sky) - noise.sky
-        light = light + noise.read_noise * rng.standard_normal(light.shape)
+        counted = rng.poisson(np.maximum(light, 0.0) + noise.sky).astype(np.float64)
+        light = counted - noise.sky + noise.read_noise * rng.standard_normal(light.shape)
     exposure = make_visit_image(width=side, height=side, psf=field.psf, add_noise=False)
     exposure.image.array[...] = light / noise.gain
     exposure.variance.array[...] = (light + noise.sky + noise.read_noise**2) / noise.gain**2
