@@ -3,6 +3,7 @@
 from . import (
     aperture_flux,
     blendedness,
+    cmodel,
     compensated_flux,
     extendedness,
     gaussian_flux,
@@ -24,6 +25,7 @@ from . import (
 __all__ = (
     "aperture_flux",
     "blendedness",
+    "cmodel",
     "compensated_flux",
     "extendedness",
     "gaussian_flux",
