@@ -7,7 +7,7 @@ import pytest
 from lsst.images import Box
 from lsst.images.psfs import GaussianPointSpreadFunction
 
-from secondlight.measurement._hsm_debiased_kernels import normal_deviates
+from secondlight.measurement.hsm.debiased import normal_deviates
 from secondlight.measurement.plugin import FatalMeasurementError
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from tests.measurement.hsm_scene import DEBIASED, SOURCE, field, measured

@@ -9,9 +9,9 @@ import pytest
 from lsst.images.psfs import GaussianPointSpreadFunction
 
 from secondlight.catalog.footprints import Footprints
-from secondlight.measurement import _hsm_moment_kernels as kernels
-from secondlight.measurement._hsm_gaussian_sums import ellipse_sums
-from secondlight.measurement._hsm_moment_kernels import find_moments
+from secondlight.measurement.hsm import moments as kernels
+from secondlight.measurement.hsm.gaussian_sums import ellipse_sums
+from secondlight.measurement.hsm.moments import find_moments
 from tests.measurement.hsm_scene import PSF, ROUND, SOURCE, field, measured
 from tests.measurement.scene import make_config, round_footprints
 

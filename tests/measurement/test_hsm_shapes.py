@@ -12,8 +12,8 @@ from lsst.images import Box, Image
 from lsst.images.psfs import GaussianPointSpreadFunction, PointSpreadFunction
 
 from secondlight.catalog.footprints import Footprints
-from secondlight.measurement._hsm_convolution_kernels import add_convolution, fft_size, fill_gaussian
-from secondlight.measurement._hsm_estimate_kernels import (
+from secondlight.measurement.hsm.convolution import add_convolution, fft_size, fill_gaussian
+from secondlight.measurement.hsm.estimate import (
     BJ,
     KSB,
     LINEAR,
@@ -22,7 +22,7 @@ from secondlight.measurement._hsm_estimate_kernels import (
     UNRESOLVED,
     estimate_shape,
 )
-from secondlight.measurement._hsm_shape_kernels import composed, corrected_bj, corrected_linear
+from secondlight.measurement.hsm.shapes import composed, corrected_bj, corrected_linear
 from secondlight.measurement.plugin import plugin_registry
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig

@@ -23,7 +23,7 @@ import numpy as np
 from secondlight.catalog.schema import Schema
 from secondlight.psf.evaluation import trace_radius
 
-from .. import _hsm_moment_loops as loops
+from ..hsm import moment_loops as loops
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 

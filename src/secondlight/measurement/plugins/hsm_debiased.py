@@ -12,7 +12,7 @@ import numpy as np
 from secondlight.catalog.schema import Schema
 from secondlight.psf.evaluation import trace_radius
 
-from .._hsm_debiased_kernels import debiased_moments_loop
+from ..hsm.debiased import debiased_moments_loop
 from ..plugin import FLUX_ORDER, FatalMeasurementError, register
 from ..sources import MeasurementSources
 from .hsm import HsmPsfMomentsConfig, HsmPsfMomentsPlugin

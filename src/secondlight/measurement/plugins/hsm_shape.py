@@ -24,8 +24,8 @@ from numba import njit
 from secondlight.catalog.schema import Schema
 from secondlight.psf.evaluation import trace_radius
 
-from .._hsm_estimate_kernels import BJ, KSB, LINEAR, OK, REGAUSS, estimate_shape
-from .._hsm_moment_loops import FAILED, MEASURED, NO_PIXELS, NO_PSF, NOT_CONTAINED, good_pixels
+from ..hsm.estimate import BJ, KSB, LINEAR, OK, REGAUSS, estimate_shape
+from ..hsm.moment_loops import FAILED, MEASURED, NO_PIXELS, NO_PSF, NOT_CONTAINED, good_pixels
 from ..pixels import SourcePixels, hide, show
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources

@@ -24,8 +24,8 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_gaussian_sums import CUT, ellipse_sums
-from ._hsm_limits import (
+from .gaussian_sums import CUT, ellipse_sums
+from .limits import (
     COLLAPSED,
     EMPTY,
     INVALID,
@@ -41,7 +41,7 @@ from ._hsm_limits import (
     TOO_MANY_STEPS,
     limited,
 )
-from ._hsm_round_kernels import fit_round, fit_round_weight
+from .round_moments import fit_round, fit_round_weight
 
 _MAX_MOMENT = 8000.0
 _MAX_SHIFT = 15.0

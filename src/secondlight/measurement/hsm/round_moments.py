@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_limits import INVALID, MAX_STEPS, OK, THRESHOLD, TOO_MANY_STEPS, limited
+from .limits import INVALID, MAX_STEPS, OK, THRESHOLD, TOO_MANY_STEPS, limited
 
 _ROUND_REACH = 39.0
 """A round weight is zero beyond this many sigmas, as a float."""

@@ -9,9 +9,9 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_moment_kernels import find_moments
-from ._hsm_moment_loops import FAILED, NO_PIXELS, NO_PSF, OFF_IMAGE, VALUES, outcome_of
-from .pixels import SourcePixels
+from ..pixels import SourcePixels
+from .moment_loops import FAILED, NO_PIXELS, NO_PSF, OFF_IMAGE, VALUES, outcome_of
+from .moments import find_moments
 
 # SplitMix64 (Steele, Lea & Flood 2014): a counter and a hash that mixes its bits.
 _STEP = np.uint64(0x9E3779B97F4A7C15)

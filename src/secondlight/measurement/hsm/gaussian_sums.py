@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_limits import NOT_POSITIVE, OK, OUTSIDE, THRESHOLD
+from .limits import NOT_POSITIVE, OK, OUTSIDE, THRESHOLD
 
 CUT = -2.0 * math.log(THRESHOLD / 10.0)
 """Square of the elliptical radius, in sigmas, at which the weight ends."""

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_moment_kernels import OK, fit_round_weight
+from .moments import OK, fit_round_weight
 
 _ORDERS = 5
 """Gauss-Hermite orders 0 to 4."""

@@ -20,8 +20,8 @@ __all__ = (
 import numpy as np
 from numba import njit
 
-from ._hsm_moment_kernels import INVALID, OK, RESULT_SIZE, find_moments
-from .pixels import SourcePixels, hide, show
+from ..pixels import SourcePixels, hide, show
+from .moments import INVALID, OK, RESULT_SIZE, find_moments
 
 MEASURED, NO_PIXELS, NOT_CONTAINED, NO_PSF, FAILED, INVALID_SHAPE, OFF_IMAGE = range(7)
 

@@ -9,10 +9,10 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_ksb_kernels import ksb_shear
-from ._hsm_moment_kernels import EMPTY, OK, RESULT_SIZE, fit_ellipse, used_pixels
-from ._hsm_regauss_kernels import flux_of_fit, regaussianized
-from ._hsm_shape_kernels import corrected_bj, corrected_linear, distortion, kurtosis
+from .ksb import ksb_shear
+from .moments import EMPTY, OK, RESULT_SIZE, fit_ellipse, used_pixels
+from .regauss import flux_of_fit, regaussianized
+from .shapes import corrected_bj, corrected_linear, distortion, kurtosis
 
 BJ, LINEAR, KSB, REGAUSS = 0, 1, 2, 3
 

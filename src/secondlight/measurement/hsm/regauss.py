@@ -14,8 +14,8 @@ import math
 import numpy as np
 from numba import njit
 
-from ._hsm_convolution_kernels import add_convolution, fill_gaussian
-from ._hsm_moment_kernels import OK, OUTSIDE, fit_ellipse
+from .convolution import add_convolution, fill_gaussian
+from .moments import OK, OUTSIDE, fit_ellipse
 
 _GALAXY_REACH = 3.0
 """Half-width of the box of the deconvolved Gaussian, in its sigmas (of at least a pixel)."""

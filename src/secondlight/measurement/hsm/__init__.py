@@ -1,0 +1,1 @@
+"""Adaptive moments and PSF-corrected shapes of Hirata and Seljak, compiled."""
