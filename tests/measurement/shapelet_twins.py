@@ -1,0 +1,50 @@
+"""Slow and obvious counterparts of the shapelet kernels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.linalg
+
+
+def grid(half: float, n: int, *, endpoint: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates x, y (n, n) from -half to half."""
+    t = np.linspace(-half, half, n, endpoint=endpoint)
+    x, y = np.meshgrid(t, t)
+    return x, y
+
+
+def matrix_root(ellipse: tuple[float, float, float]) -> np.ndarray:
+    """Return the square root of the moment matrix, (2, 2)."""
+    xx, yy, xy = ellipse
+    return np.asarray(scipy.linalg.sqrtm(np.array([[xx, xy], [xy, yy]])).real)
+
+
+def hermite(n: int, t: np.ndarray) -> np.ndarray:
+    """Return h_n as the recursion defines it."""
+    if n == 0:
+        return np.full_like(t, math.pi**-0.25)
+    if n == 1:
+        return math.sqrt(2) * t * hermite(0, t)
+    return math.sqrt(2 / n) * t * hermite(n - 1, t) - math.sqrt((n - 1) / n) * hermite(n - 2, t)
+
+
+def basis_twin(order: int, ellipse: tuple[float, float, float], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the basis functions, (terms, ...)."""
+    t = np.linalg.inv(matrix_root(ellipse))
+    u, v = t[0, 0] * x + t[0, 1] * y, t[1, 0] * x + t[1, 1] * y
+    gauss = np.linalg.det(t) * np.exp(-0.5 * (u * u + v * v))
+    pairs = [(nx, n - nx) for n in range(order + 1) for nx in range(n + 1)]
+    return np.stack([hermite(nx, u) * hermite(ny, v) * gauss for nx, ny in pairs])
+
+
+def draw_expansion(
+    order: int,
+    ellipse: tuple[float, float, float],
+    coefficients: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+) -> np.ndarray:
+    """Return an expansion about the origin at some points."""
+    return np.tensordot(coefficients, basis_twin(order, ellipse, x, y), 1)
