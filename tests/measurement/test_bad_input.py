@@ -24,13 +24,20 @@ from tests.measurement.scene import make_catalog, make_config
 from tests.scenes import make_visit_image
 
 WIDTH, HEIGHT = 300, 280
-PLUGINS = sorted(name for name in plugin_registry if name.startswith(("base_", "ext_")))
 # Plugins that read the columns of others by name or slot, not only positions and shapes.
 NEEDS = {
     "ext_shapeHSM_HigherOrderMomentsSource": ["ext_shapeHSM_HsmSourceMoments"],
     "ext_shapeHSM_HigherOrderMomentsPSF": ["ext_shapeHSM_HsmPsfMoments"],
     "ext_shapeHSM_HsmPsfMomentsDebiased": ["base_PsfFlux"],
-}
+    "modelfit_CModel": [
+        "modelfit_DoubleShapeletPsfApprox", "base_PsfFlux", "ext_photometryKron_KronFlux",
+    ],
+}  # fmt: skip
+PLUGINS = sorted(
+    name
+    for name in plugin_registry
+    if name.startswith(("base_", "ext_", "modelfit_")) and set(NEEDS.get(name, ())) <= set(plugin_registry)
+)
 # Values that may be missing although the measurement worked, each with its own flag or reason.
 MAY_BE_MISSING = {
     "base_SdssShape": ("Err", "_Cov", "_psf_xx", "_psf_yy", "_psf_xy"),  # flag_unweighted and flag_psf
