@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-__all__ = ("format_table", "replays")
+__all__ = ("DOCS", "PACKS", "format_table", "replay")
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from .replay import Replayed, replay_final, replay_pack
 
 _ROOT = Path(__file__).resolve().parents[2]
 DOCS = _ROOT / "docs" / "parity.md"
+PACKS = ("A", "B", "final")
 
 _INTRODUCTION = """\
 # Column by column against the reference
@@ -41,10 +43,12 @@ column that we do not have counts as 0; one that a pack does not have is empty.
 """
 
 
-def replays(data_dir: Path) -> dict[str, Replayed]:
-    """Return ours and the reference's tables by pack."""
-    result = {name: replay_pack(load_pack(data_dir, name)) for name in ("A", "B")}
-    return result | {"final": replay_final(load_finalize_pack(data_dir))}
+@functools.cache
+def replay(data_dir: Path, name: str) -> Replayed:
+    """Return ours and the reference's tables of one of `PACKS`."""
+    if name == "final":
+        return replay_final(load_finalize_pack(data_dir))
+    return replay_pack(load_pack(data_dir, name))
 
 
 def format_table(packs: Mapping[str, Sequence[Agreement]]) -> str:
@@ -171,4 +175,4 @@ if __name__ == "__main__":
         raise SystemExit(
             "The parity packs are not there; set SECONDLIGHT_TEST_DATA to the folder that holds them."
         )
-    DOCS.write_text(format_table({n: measure_agreement(r) for n, r in replays(data_dir).items()}))
+    DOCS.write_text(format_table({name: measure_agreement(replay(data_dir, name)) for name in PACKS}))
