@@ -19,6 +19,7 @@ from . import (
     psf_flux,
     sdss_centroid,
     sdss_shape,
+    shapelet_psf,
     sky_position,
 )
 
@@ -41,5 +42,6 @@ __all__ = (
     "psf_flux",
     "sdss_centroid",
     "sdss_shape",
+    "shapelet_psf",
     "sky_position",
 )
