@@ -23,6 +23,7 @@ from secondlight.psf._adaptive_moment_kernels import needs_subpixels, weight_box
 
 _PIXEL_CUT = 14.0
 _SUBPIXEL_CUT = 9.0
+_SUBPIXELS = 4
 _LEAST_KURTOSIS, _LARGEST_KURTOSIS = 1.0, 2.5
 """Limits of what is believed of the kurtosis of noisy objects; that of galaxies is 2.0 to 2.3."""
 
@@ -45,35 +46,6 @@ def size_response(total: float, fourth: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _pixel_terms(
-    u1: float, u2: float, along: float, across: float, down: float, subpixels: bool, terms: np.ndarray
-) -> bool:
-    """Fill ``terms`` with w, w (u1^2 - 1/2), w (u2^2 - 1/2), w u1 u2, w |u|^4; return whether they count.
-
-    With sub-pixels they are means over 4 x 4 positions; a step of a pixel in x changes u by
-    ``(along, across)`` and one in y by ``(0, down)``.
-    """
-    terms[:] = 0.0
-    count = 4 if subpixels else 1
-    first = 0.5 * (1.0 / count - 1.0)
-    worst = 0.0
-    for j in range(count):
-        for i in range(count):
-            sx, sy = first + i / count, first + j / count
-            a = u1 + along * sx
-            b = u2 + across * sx + down * sy
-            q = a * a + b * b
-            worst = max(worst, q)
-            w = math.exp(-0.5 * q) / (count * count)
-            terms[0] += w
-            terms[1] += w * (a * a - 0.5)
-            terms[2] += w * (b * b - 0.5)
-            terms[3] += w * a * b
-            terms[4] += w * q * q
-    return worst <= (_SUBPIXEL_CUT if subpixels else _PIXEL_CUT)
-
-
-@njit(cache=True, nogil=True)
 def _noise_sums(
     image: np.ndarray,
     variance: np.ndarray,
@@ -81,29 +53,38 @@ def _noise_sums(
     y: float,
     root: tuple[float, float, float],
     box: tuple[int, int, int, int],
-    subpixels: bool,
+    count: int,
     sums: np.ndarray,
 ) -> tuple[float, float]:
-    """Fill ``sums`` (4, 4) with the covariance of the first four terms; return sum(wI) and sum(w|u|^4 I)."""
+    """Fill ``sums`` (4, 4) with the noise of w, w (u1^2 - 1/2), w (u2^2 - 1/2) and w u1 u2 times the pixels.
+
+    ``root`` is the lower triangle a, b, c of the Cholesky root of the moments. Pixels are sampled at
+    ``count`` x ``count`` positions, each with its share of the value and noise of its own.
+    Returns sum(wI) and sum(w|u|^4 I).
+    """
     a, b, c = root
-    along, across, down = 1.0 / a, -b / (a * c), 1.0 / c
     x0, x1, y0, y1 = box
-    terms = np.empty(5)
+    cut = _PIXEL_CUT if count == 1 else _SUBPIXEL_CUT
+    share, first = 1.0 / (count * count), 0.5 * (1.0 / count - 1.0)
+    terms = np.empty(4)
     sums[:] = 0.0
     total = fourth = 0.0
-    for j in range(y0, y1 + 1):
-        for i in range(x0, x1 + 1):
-            u1 = (i - x) * along
-            u2 = (i - x) * across + (j - y) * down
-            if not subpixels and u1 * u1 + u2 * u2 > _PIXEL_CUT:
+    for j in range(count * y0, count * (y1 + 1)):
+        dy = j // count + first + (j % count) / count - y
+        for i in range(count * x0, count * (x1 + 1)):
+            u1 = (i // count + first + (i % count) / count - x) / a
+            u2 = (dy - b * u1) / c
+            q = u1 * u1 + u2 * u2
+            if q > cut:
                 continue
-            if not _pixel_terms(u1, u2, along, across, down, subpixels, terms):
-                continue
-            value = image[j, i]
-            total += terms[0] * value
-            fourth += terms[4] * value
+            w = math.exp(-0.5 * q)
+            terms[0], terms[1] = w, w * (u1 * u1 - 0.5)
+            terms[2], terms[3] = w * (u2 * u2 - 0.5), w * u1 * u2
+            value, spread = share * image[j // count, i // count], share * variance[j // count, i // count]
+            total += w * value
+            fourth += w * q * q * value
             for k in range(4):
-                noise = terms[k] * variance[j, i]
+                noise = terms[k] * spread
                 for m in range(k + 1):
                     sums[k, m] += noise * terms[m]
     for k in range(4):
@@ -143,7 +124,8 @@ def moment_covariance(
     b, c = xy / a, math.sqrt(det) / a
     noise = np.empty((4, 4))
     box = weight_box(image.shape, x, y, xx, yy)
-    total, fourth = _noise_sums(image, variance, x, y, (a, b, c), box, needs_subpixels(xx, yy, xy), noise)
+    samples = _SUBPIXELS if needs_subpixels(xx, yy, xy) else 1
+    total, fourth = _noise_sums(image, variance, x, y, (a, b, c), box, samples, noise)
     if not (total > 0.0 and noise[0, 0] > 0.0):
         return
     kurtosis = bounded_kurtosis(total, fourth)
