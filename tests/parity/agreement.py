@@ -13,8 +13,7 @@ import numpy as np
 from .columns import error_column, flag_column, within
 from .replay import Replayed
 
-NOT_YET = "not implemented yet"
-NOT_ASKED = "not asked for yet"
+NOT_YET = "not compared yet"
 _LATER = re.compile(r"(apcorr_)?(modelfit|ext_gaap|ext_convolved)_.*")
 
 # Columns of the reference's tables that repeat others, although its list of aliases does not tell.
@@ -112,7 +111,7 @@ class Agreement:
     def exempt(self) -> str | None:
         """Why the column may differ."""
         if _LATER.fullmatch(self.target) or _LATER.fullmatch(self.column):
-            return NOT_YET if self.missing else NOT_ASKED
+            return NOT_YET
         return exemption(self.target)
 
     @property

@@ -1,15 +1,17 @@
 """Writes docs/parity.md: how every published column compares with the reference.
 
 ``python -m tests.parity.table`` from the top of the repository; the packs are where the tests look for them.
+With prefixes of column names as arguments it prints these columns, worst first, and writes nothing.
 """
 
 from __future__ import annotations
 
-__all__ = ("DOCS", "PACKS", "format_table", "replay")
+__all__ = ("DOCS", "PACKS", "format_columns", "format_table", "replay")
 
 import functools
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -168,6 +170,16 @@ def _all(packs: Mapping[str, Sequence[Agreement]]) -> str:
     return "\n".join(lines)
 
 
+def format_columns(packs: Mapping[str, Sequence[Agreement]], prefixes: tuple[str, ...]) -> str:
+    """Return plain lines of the columns that start with one of some prefixes, worst first."""
+    chosen = [(pack, a) for pack, columns in packs.items() for a in columns if a.column.startswith(prefixes)]
+    return "\n".join(
+        f"{pack:6s} {a.column:55s} {'missing' if a.missing else _percent(a.fraction):>7s} of {a.rows:4d}"
+        f"  blends {_percent(a.blended):>5s} {_shift(a):>7s}  ratio {_ratio(a):>6s}  {a.exempt or ''}"
+        for pack, a in sorted(chosen, key=lambda item: np.nan_to_num(item[1].fraction, nan=2.0))
+    )
+
+
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     data_dir = Path(os.environ.get("SECONDLIGHT_TEST_DATA", _ROOT.parent / "shared" / "data"))
@@ -175,4 +187,8 @@ if __name__ == "__main__":
         raise SystemExit(
             "The parity packs are not there; set SECONDLIGHT_TEST_DATA to the folder that holds them."
         )
-    DOCS.write_text(format_table({name: measure_agreement(replay(data_dir, name)) for name in PACKS}))
+    packs = {name: measure_agreement(replay(data_dir, name)) for name in PACKS}
+    if sys.argv[1:]:
+        print(format_columns(packs, tuple(sys.argv[1:])))
+    else:
+        DOCS.write_text(format_table(packs))
