@@ -95,7 +95,9 @@ def flux_of(field: Field, signal_to_noise: float, noise: Noise) -> float:
 
     def excess(log_flux: float) -> float:
         signal = np.exp(log_flux) * unit
-        return float(np.sqrt(np.sum(signal**2 / (noise.sky + noise.read_noise**2 + signal)))) - signal_to_noise
+        return (
+            float(np.sqrt(np.sum(signal**2 / (noise.sky + noise.read_noise**2 + signal)))) - signal_to_noise
+        )
 
     return float(np.exp(brentq(excess, 1.0, 25.0)))
 

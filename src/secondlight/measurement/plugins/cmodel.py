@@ -16,7 +16,7 @@ from .. import _cmodel_kernels as kernels
 from .. import _cmodel_region_kernels as regions
 from .._cmodel_config import CModelConfig, CModelStageConfig
 from .._cmodel_psf import read_shapelet_psf, shapelet_columns
-from ..plugin import FatalMeasurementError, MeasurementPlugin, register
+from ..plugin import MeasurementPlugin, register
 from ..sources import MeasurementSources
 from .sky_position import local_sky
 
@@ -130,8 +130,6 @@ class CModelPlugin(MeasurementPlugin):
 
     def _inputs(self, sources: MeasurementSources) -> kernels.Inputs:
         catalog = sources.catalog
-        if sources.exposure.sky_projection is None:
-            raise FatalMeasurementError(f"{self.name} needs a sky projection, which the image does not have.")
         x, y = sources.centroids
         # East is to the left: positions in the tangent plane are west and north.
         to_sky = local_sky(sources.exposure.sky_projection, x=x, y=y).jacobian / _ARCSEC
