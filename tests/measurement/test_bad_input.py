@@ -29,6 +29,7 @@ NEEDS = {
     "ext_shapeHSM_HigherOrderMomentsSource": ["ext_shapeHSM_HsmSourceMoments"],
     "ext_shapeHSM_HigherOrderMomentsPSF": ["ext_shapeHSM_HsmPsfMoments"],
     "ext_shapeHSM_HsmPsfMomentsDebiased": ["base_PsfFlux"],
+    "ext_convolved_ConvolvedFlux": ["ext_photometryKron_KronFlux"],
     "modelfit_CModel": [
         "modelfit_DoubleShapeletPsfApprox", "base_PsfFlux", "ext_photometryKron_KronFlux",
     ],
@@ -224,6 +225,8 @@ def test_bad_sources_are_flagged_and_harm_no_other(name: str, caplog: pytest.Log
     check_flags(name, everything)
     run(task, alone, exposure, neighbours=everything)
     for column in alone.schema.names:
+        if column.endswith("_time"):  # how long a fit took
+            continue
         np.testing.assert_array_equal(alone[column], everything[column][:N_GOOD], err_msg=column)
     for field in alone.schema:
         if field.name.startswith(name) and field.dtype.kind == "f" and not field.name.endswith("Err"):
