@@ -271,7 +271,7 @@ def main(density: float, fields: int, seed: int, no_replacement: bool, output: P
     print_tables(console, result)
     print_sky(console, result["sky"])
     if output is not None:
-        output.write_text(json.dumps(result, indent=1) + "\n")
+        output.write_text(json.dumps(result, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

@@ -391,7 +391,9 @@ def main(realisations: int, seed: int, quick: bool, output: Path) -> None:
         results = run(kind, realisations=800 if quick else realisations, seed=seed, noise=noise)
         print_table(console, kind, results)
         everything[kind.name] = results
-    output.write_text(json.dumps({"noise": dataclasses.asdict(noise), "pulls": everything}, indent=1) + "\n")
+    output.write_text(
+        json.dumps({"noise": dataclasses.asdict(noise), "pulls": everything}, separators=(",", ":")) + "\n"
+    )
 
 
 if __name__ == "__main__":
