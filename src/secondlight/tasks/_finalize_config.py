@@ -56,11 +56,6 @@ _BAD_FLAGS = (
 # Fluxes that may be without a correction: large apertures and small kernels fail on ordinary images.
 _MAY_FAIL = (
     *(
-        f"ext_convolved_ConvolvedFlux_{seeing}_{aperture}"
-        for seeing in range(4)
-        for aperture in ("3_3", "4_5", "6_0", "kron")
-    ),
-    *(
         f"ext_gaap_GaapFlux_1_15x_{aperture}"
         for aperture in ("0_5", "0_7", "1_0", "1_5", "2_5", "3_0", "PsfFlux", "Optimal")
     ),
@@ -178,7 +173,9 @@ class FinalizeCharacterizationConfigBase(
 
         self.measure_ap_corr.sourceSelector["science"].doFlags = False
         self.measure_ap_corr.sourceSelector["science"].doUnresolved = False
-        self.measure_ap_corr.allowFailure += list(_MAY_FAIL)
+        convolved = self.measurement.plugins["ext_convolved_ConvolvedFlux"]
+        convolved.seeing.append(8.0)
+        self.measure_ap_corr.allowFailure += [*convolved.getAllResultNames(), *_MAY_FAIL]
 
     def uses_color(self) -> bool:
         """Return whether the PSF depends on colour."""
