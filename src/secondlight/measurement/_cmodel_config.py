@@ -225,7 +225,9 @@ class CModelStageConfig(pex_config.Config):
         doc="Factor of the weights, which are 1/sigma.", default=1.0, check=lambda v: v > 0
     )
     doRecordHistory = pex_config.Field[bool](doc="Whether to have the column nIter.", default=True)
-    doRecordTime = pex_config.Field[bool](doc="Whether to have the column time.", default=True)
+    doRecordTime = pex_config.Field[bool](
+        doc="Whether to have the column time, which makes every run differ from every other.", default=False
+    )
 
     def validate(self) -> None:
         """Check that there is such a mixture of Gaussians."""
