@@ -11,7 +11,6 @@ from lsst.images import VisitImage
 from lsst.pipe.base import InMemoryDatasetHandle, NoWorkFound
 
 from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
-from secondlight.tasks._finalize_shared import noise_seed
 from secondlight.tasks.consolidate_finalize_characterization import (
     ConsolidateFinalizeCharacterizationDetectorTask,
 )
@@ -61,11 +60,6 @@ def test_visit_equals_consolidated_detectors() -> None:
     for ours, theirs in zip(together.psf_ap_corr_cat, whole.psf_ap_corr_cat, strict=True):
         np.testing.assert_array_equal(ours.psf.piff_psf.interp.q, theirs.psf.piff_psf.interp.q)
         assert ours.aperture_corrections == theirs.aperture_corrections
-
-
-def test_detectors_get_different_noise() -> None:
-    assert noise_seed(1, 2) == noise_seed(1, 2)
-    assert len({noise_seed(v, d) for v in range(5) for d in range(5)}) == 25
 
 
 def test_visit_uses_detectors_with_both_inputs(caplog: pytest.LogCaptureFixture) -> None:

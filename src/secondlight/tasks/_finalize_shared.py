@@ -6,7 +6,6 @@ __all__ = (
     "FinalizeCharacterizationBase",
     "load",
     "make_summary",
-    "noise_seed",
     "stack_tables",
 )
 
@@ -290,7 +289,7 @@ class FinalizeCharacterizationBase(PipelineTask):
         psf: PointSpreadFunction = fit.psf
         # Each star is measured with the PSF of its own colour, where there is such a PSF.
         exposure = replace_components(exposure, psf=fit.chromatic_psf or psf)
-        if not self._measure(exposure, measured, src, visit, detector):
+        if not self._measure(exposure, measured, src, where):
             return _Refit(psf, None, measured)
         if self.config.do_add_sky_moments:
             self._add_sky_moments(exposure, measured, where)
@@ -324,16 +323,14 @@ class FinalizeCharacterizationBase(PipelineTask):
         self.log.info("%s: PSF of size %.3f pixels fitted to %d stars.", where, sigma, result.used.sum())
         return result
 
-    def _measure(
-        self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, visit: int, detector: int
-    ) -> bool:
+    def _measure(self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, where: str) -> bool:
         """Measure the stars with every source of the image replaced by noise; tell whether it worked."""
         try:
-            self.measurement.run(measured, exposure, neighbours=src, seed=noise_seed(visit, detector))
+            self.measurement.run(measured, exposure, neighbours=src)
         except MemoryError:
             raise
         except Exception as error:
-            self.log.warning("%s: measurement failed: %s", _where(visit, detector), error, exc_info=True)
+            self.log.warning("%s: measurement failed: %s", where, error, exc_info=True)
             self.measurement.flag_unmeasured(measured)
             return False
         return True
@@ -373,8 +370,3 @@ class FinalizeCharacterizationBase(PipelineTask):
 
 def _where(visit: int, detector: int | None) -> str:
     return f"visit {visit}" if detector is None else f"visit {visit}, detector {detector}"
-
-
-def noise_seed(visit: int, detector: int) -> int:
-    """Return a seed that belongs to a visit and detector alone."""
-    return int(np.random.SeedSequence((visit, detector)).generate_state(1, np.uint64)[0])

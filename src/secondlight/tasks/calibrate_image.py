@@ -201,7 +201,7 @@ class CalibrateImageTask(PipelineTask):
         self.psf_repair.run(exposure, keep_crs=True)
         detected = self.psf_detection.run(exposure, background=background, id_generator=id_generator)
         stars = self.psf_deblend.run(exposure, detected.sources, id_generator=id_generator)
-        self.psf_source_measurement.run(stars, exposure, seed=id_generator.catalog_id)
+        self.psf_source_measurement.run(stars, exposure, seed=id_generator.catalog_id or None)
         self.psf_measure_psf.run(exposure, stars, extra=extra)
         return stars, detected.background
 
@@ -214,7 +214,7 @@ class CalibrateImageTask(PipelineTask):
         detected = self.star_detection.run(exposure, background=background, id_generator=id_generator)
         self._forget_blends(exposure)
         sources = self.star_deblend.run(exposure, detected.sources, id_generator=id_generator)
-        self.star_measurement.run(sources, exposure, seed=id_generator.catalog_id)
+        self.star_measurement.run(sources, exposure, seed=id_generator.catalog_id or None)
         return sources, detected.background
 
     def _forget_blends(self, exposure: VisitImage) -> None:

@@ -320,7 +320,8 @@ class ReprocessVisitImageTask(PipelineTask):
         seed = id_generator.catalog_id
         sources = self.sky_sources.run(exposure.mask, seed, detected.sources, id_generator=id_generator)
         sources = self.deblend.run(exposure, sources, id_generator=id_generator)
-        self.measurement.run(sources, exposure, seed=seed)
+        # Without ids of its own, an image has noise that belongs to its visit and detector.
+        self.measurement.run(sources, exposure, seed=seed or None)
         self.normalized_calibration_flux.run(exposure, sources)
         self.apply_aperture_correction.run(sources, exposure.aperture_corrections)
         self.catalog_calculation.run(sources)
