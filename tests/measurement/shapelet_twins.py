@@ -48,3 +48,20 @@ def draw_expansion(
 ) -> np.ndarray:
     """Return an expansion about the origin at some points."""
     return np.tensordot(coefficients, basis_twin(order, ellipse, x, y), 1)
+
+
+def draw_components(values: dict[str, np.ndarray], row: int, shape: tuple[int, int]) -> np.ndarray:
+    """Return the sum of expansions whose columns, less the name of the plugin, are given, on a stamp."""
+    h, w = shape
+    j, i = np.mgrid[:h, :w]
+    image = np.zeros(shape)
+    k = 0
+    while f"{k}_xx" in values:
+        ellipse = tuple(float(values[f"{k}_{m}"][row]) for m in ("xx", "yy", "xy"))
+        x, y = i - w // 2 - values[f"{k}_x"][row], j - h // 2 - values[f"{k}_y"][row]
+        terms = sum(f"{k}_{n}" in values for n in range(15))
+        order = {1: 0, 3: 1, 6: 2, 10: 3, 15: 4}[terms]
+        c = np.array([values[f"{k}_{n}"][row] for n in range(terms)])
+        image += draw_expansion(order, ellipse, c, x, y)
+        k += 1
+    return image

@@ -7,8 +7,11 @@ __all__ = (
     "INVALID_MOMENTS",
     "INVALID_POINT",
     "MAX_ITERATIONS",
+    "ROUNDING",
     "DoubleShapeletSettings",
     "double_shapelet_loop",
+    "next_trust",
+    "predicted_decrease",
     "profile_objective",
 )
 
@@ -33,7 +36,7 @@ from ._shapelet_stamp_kernels import (
 FITTED, INVALID_POINT, INVALID_MOMENTS, MAX_ITERATIONS = range(4)
 
 _ROWS = (MAX_ORDER + 1) * (MAX_ORDER + 2)
-_ROUNDING = 1e-14
+ROUNDING = 1e-14
 """Part of the sum of squares of a stamp below which a change of the objective is rounding."""
 _AT_WALL = 1e-12
 """Distance to a limit of the radii below which there is no room."""
@@ -225,14 +228,27 @@ def _next_step(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _predicted(gradient: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> float:
+def predicted_decrease(gradient: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> float:
     """Return the decrease of the objective that its quadratic approximation promises."""
     total = 0.0
-    for i in range(2):
+    for i in range(len(step)):
         total -= gradient[i] * step[i]
-        for j in range(2):
+        for j in range(len(step)):
             total -= 0.5 * hessian[i, j] * step[i] * step[j]
     return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def next_trust(settings: OptimizerSettings, trust: float, ratio: float, length: float) -> float:
+    """Return the radius of the trust region after a step of some length was taken.
+
+    ``ratio`` is that of the actual to the predicted decrease.
+    """
+    if ratio < settings.shrink_ratio:
+        return trust * settings.shrink
+    if ratio > settings.grow_ratio and length > settings.grow_step * trust:
+        return trust * settings.grow
+    return trust
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -254,18 +270,18 @@ def _fit_profile(
     value = profile_objective(scratch, norm, radii, amplitudes, gradient, hessian)
     if not np.isfinite(value):
         return INVALID_MOMENTS
-    rounding = _ROUNDING * dot(scratch.image, scratch.image)
+    rounding = ROUNDING * dot(scratch.image, scratch.image)
     trust, rejected = settings.initial_radius, 0
     for _ in range(settings.max_outer):
         while True:
             part = _next_step(radii, gradient, hessian, limits, trust, settings.tolerance, step)
             goal = max(settings.gradient_threshold**2 * value, rounding)
-            if not _predicted(gradient, hessian, step) > goal or trust <= settings.min_radius:
+            if not predicted_decrease(gradient, hessian, step) > goal or trust <= settings.min_radius:
                 return FITTED
             step *= part
             trial = radii + step
             new = profile_objective(scratch, norm, trial, new_amplitudes, new_gradient, new_hessian)
-            ratio = (value - new) / _predicted(gradient, hessian, step)
+            ratio = (value - new) / predicted_decrease(gradient, hessian, step)
             length = math.hypot(step[0], step[1])
             if ratio > settings.accept and new < value:
                 break
@@ -273,10 +289,7 @@ def _fit_profile(
             rejected += 1
             if rejected >= settings.max_inner:
                 return MAX_ITERATIONS
-        if ratio < settings.shrink_ratio:
-            trust *= settings.shrink
-        elif ratio > settings.grow_ratio and length > settings.grow_step * trust:
-            trust *= settings.grow
+        trust = next_trust(settings, trust, ratio, length)
         value, rejected = new, 0
         radii[:], amplitudes[:] = trial, new_amplitudes
         gradient[:], hessian[:] = new_gradient, new_hessian

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("DoubleShapeletPsfApproxConfig", "DoubleShapeletPsfApproxPlugin")
+__all__ = (
+    "CODES",
+    "DoubleShapeletPsfApproxConfig",
+    "DoubleShapeletPsfApproxPlugin",
+    "component_values",
+    "declare_component",
+    "positive_field",
+)
 
 import lsst.pex.config as pex_config
 import numpy as np
@@ -15,18 +22,20 @@ from .._shapelet_kernels import MAX_ORDER, term_count
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 
-_CODES = {
+CODES = {
     "flag_invalidPointForPsf": (kernels.INVALID_POINT, "the PSF cannot be evaluated there"),
     "flag_invalidMoments": (kernels.INVALID_MOMENTS, "the moments of the PSF image give no usable start"),
     "flag_maxIterations": (kernels.MAX_ITERATIONS, "the fit did not converge; its last values are kept"),
 }
+"""Codes of the kernels and what they mean, by flag."""
 
 
 def _order_field(doc: str, default: int) -> pex_config.Field[int]:
     return pex_config.Field[int](doc=doc, default=default, check=lambda order: 0 <= order <= MAX_ORDER)
 
 
-def _positive_field(doc: str, default: float) -> pex_config.Field[float]:
+def positive_field(doc: str, default: float) -> pex_config.Field[float]:
+    """Return a field for a number above 0."""
     return pex_config.Field[float](doc=doc, default=default, check=lambda value: value > 0)
 
 
@@ -35,11 +44,11 @@ class DoubleShapeletPsfApproxConfig(MeasurementPluginConfig):
 
     innerOrder = _order_field("Order of the inner expansion.", 2)
     outerOrder = _order_field("Order of the outer expansion.", 1)
-    radiusRatio = _positive_field("Outer over inner radius at the start of the fit.", 2.0)
-    peakRatio = _positive_field("Outer over inner peak at the start of the fit.", 0.1)
-    minRadius = _positive_field("Least minor axis of the inner ellipse, pixels.", 0.25)
-    minRadiusDiff = _positive_field("Least difference of the determinant radii, pixels.", 0.5)
-    maxRadiusBoxFraction = _positive_field(
+    radiusRatio = positive_field("Outer over inner radius at the start of the fit.", 2.0)
+    peakRatio = positive_field("Outer over inner peak at the start of the fit.", 0.1)
+    minRadius = positive_field("Least minor axis of the inner ellipse, pixels.", 0.25)
+    minRadiusDiff = positive_field("Least difference of the determinant radii, pixels.", 0.5)
+    maxRadiusBoxFraction = positive_field(
         "Largest major axis of the outer ellipse over the square root of the area of the PSF image.", 0.4
     )
     optimizer = pex_config.ConfigField[OptimizerConfig](
@@ -80,7 +89,7 @@ class DoubleShapeletPsfApproxPlugin(MeasurementPlugin):
         """Add ellipse, centre and coefficients of both components, and flags."""
         for i, order in enumerate(self._orders):
             declare_component(schema, self.column(str(i)), order)
-        self.add_flags(schema, {"flag": "general failure"} | {name: doc for name, (_, doc) in _CODES.items()})
+        self.add_flags(schema, {"flag": "general failure"} | {name: doc for name, (_, doc) in CODES.items()})
 
     def measure(self, sources: MeasurementSources) -> None:
         """Fit the PSF kernel image of each source."""
@@ -94,7 +103,7 @@ class DoubleShapeletPsfApproxPlugin(MeasurementPlugin):
         for i, order in enumerate(self._orders):
             values = component_values(order, ellipses[:, i], centres, coefficients[:, i])
             self.write(sources, **{f"{i}_{suffix}": column for suffix, column in values.items()})
-        flags = {name: codes == code for name, (code, _) in _CODES.items()}
+        flags = {name: codes == code for name, (code, _) in CODES.items()}
         self.write(sources, flag=self.general_flag(sources, codes != kernels.FITTED), **flags)
 
 
