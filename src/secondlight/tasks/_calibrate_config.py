@@ -172,6 +172,8 @@ class CalibrateImageConfig(PipelineTaskConfig, pipelineConnections=CalibrateImag
         self.psf_detection.doTempLocalBackground = False
         for measurement in (self.psf_source_measurement, self.star_measurement):
             measurement.plugins["base_CircularApertureFlux"].maxSincRadius = 12.0
+            # Later passes choose stars by this flux over its error, with limits made for a given shape.
+            measurement.plugins["base_GaussianFlux"].marginalizeShape = False
         self.star_measurement.plugins.names |= [
             "ext_shapeHSM_HsmSourceMoments", "ext_shapeHSM_HsmPsfMoments", "base_Jacobian", "base_FPPosition",
         ]  # fmt: skip
