@@ -103,7 +103,7 @@ def flux_of(field: Field, signal_to_noise: float, noise: Noise) -> float:
 
 
 def footprint_radius(field: Field, electrons: float, noise: Noise) -> int:
-    """Return the radius of what is detected, pixels: where the smoothed image is above the noise, and grown."""
+    """Return the radius of what is detected and grown, pixels."""
     sigma = PSF_FWHM / 2.355
     smooth = gaussian_filter(electrons * field.image, sigma)
     noise_sigma = np.sqrt((noise.sky + noise.read_noise**2) / (4.0 * np.pi * sigma**2))
@@ -194,7 +194,7 @@ def _width(values: np.ndarray) -> float:
 
 
 def separation(rows: list[dict[str, Any]], signal_to_noise: float) -> list[dict[str, Any]]:
-    """Return how many galaxies of each kind lie beyond the PSF - model magnitude that 95 % of the stars keep."""
+    """Return which part of each kind lies beyond the PSF - model magnitude that 95 % of the stars keep."""
     at = {row["kind"]: np.array(row["size_mag"]) for row in rows if row["snr"] == signal_to_noise}
     cut = float(np.quantile(at["star"], _STAR_SHARE))
     return [

@@ -69,6 +69,7 @@ def make_schema() -> Schema:
     for name in ("xx", "yy", "xy", "x", "y", *map(str, range(6))):
         schema.add(f"psf_0_{name}", np.float64, "PSF")
     schema.add_flag("psf_flag", "PSF")
+    schema.add_flag("psf_flag_maxIterations", "PSF")
     schema.add(KRON, np.float32, "radius", unit="pix")
     schema.add("flux_instFlux", np.float64, "PSF flux", unit="ct")
     schema.add_flag("flux_flag", "PSF flux")
@@ -124,7 +125,7 @@ def get(catalog: SourceCatalog, name: str, row: int = 0) -> Any:
 def flags(catalog: SourceCatalog, row: int = 0) -> set[str]:
     """Return the flags of the composite that are set."""
     start = f"{MODEL}_flag"
-    names = [n for n in catalog.schema.names if n.startswith(start)]
+    names = [n for n in catalog.schema.names if n.startswith(start) and n != f"{start}_badCentroid"]
     return {n.removeprefix(f"{MODEL}_") for n in names if catalog[n][row]} - {"flags_smallShape"}
 
 
@@ -144,7 +145,7 @@ def test_columns_and_names() -> None:
     config.plugins[MODEL].psfName = "psf"
     SingleFrameMeasurementTask(schema, config=config)
     stage = ["instFlux", "instFluxErr", "flag", "instFlux_inner", "objective", "flag_trSmall", "flag_maxIter",
-             "nIter", "time", "flag_numericError", "flag_noFlux", "fixed_0", "fixed_1", "nonlinear_0",
+             "nIter", "flag_numericError", "flag_noFlux", "fixed_0", "fixed_1", "nonlinear_0",
              "nonlinear_1", "nonlinear_2", "ellipse_xx", "ellipse_yy", "ellipse_xy"]  # fmt: skip
     top = ["instFlux", "instFluxErr", "flag", "instFlux_inner", "fracDev", "objective", "ellipse_xx",
            "ellipse_yy", "ellipse_xy", "flag_region_maxArea", "flag_region_maxBadPixelFraction",
@@ -158,7 +159,7 @@ def test_columns_and_names() -> None:
 
 
 def test_optional_columns() -> None:
-    config = {"exp.doRecordHistory": False, "dev.doRecordTime": False}
+    config = {"exp.doRecordHistory": False, "exp.doRecordTime": True}
     catalog = measure(exposure_of(galaxies((80, 80, 1e4, 4))), config=config)
     assert f"{MODEL}_exp_nIter" not in catalog.schema
     assert f"{MODEL}_dev_time" not in catalog.schema
@@ -331,6 +332,8 @@ def test_psf_approximation_flagged_or_useless() -> None:
         assert_failed(catalog, row)
         assert flags(catalog, row) == {"flag", "flag_noShapeletPsf"}
     assert flags(catalog, 2) == set()
+    not_converged = measure(exposure, in_flag=True, psf_flag=True, psf_flag_maxIterations=True)
+    assert flags(not_converged) == {"flag", "flag_noShapeletPsf"}
     no_flux = measure(exposure, psf_0_0=0.0)
     assert flags(no_flux) == {"flag", "flag_noShapeletPsf"}
 
@@ -393,6 +396,14 @@ def test_footprint_of_one_pixel() -> None:
     catalog = measure(exposure_of(galaxies((80, 80, 1e4, 0)), seed=1), kron=np.nan, radius=0)
     assert flags(catalog) - LIMITS == {"flags_region_usedPsfArea"}
     assert get(catalog, "instFlux") == pytest.approx(1e4, rel=0.05)
+
+
+def test_flagged_centroid_is_flagged_but_measured() -> None:
+    exposure = exposure_of(galaxies((80, 80, 1e5, 3)))
+    catalog = measure(exposure, flux=5e4, in_flag=True, psf_flag=True)
+    assert flags(catalog) == {"flag", "flag_noShape"}  # the schema has one flag for both slots
+    assert get(catalog, "instFlux") == pytest.approx(1e5, rel=0.01)
+    assert get(catalog, "exp_flag")
 
 
 def test_centre_that_is_not_finite() -> None:

@@ -67,11 +67,24 @@ def shapelet_columns(schema: Schema, name: str) -> list[list[str]]:
     return result
 
 
-def read_shapelet_psf(catalog: SourceCatalog, name: str) -> ShapeletPsf:
-    """Return the PSFs of the sources of a catalog; ``name`` is the prefix of their columns."""
+def read_shapelet_psf(catalog: SourceCatalog, name: str, *, centroid_flag: np.ndarray) -> ShapeletPsf:
+    """Return the PSFs of the sources of a catalog.
+
+    Parameters
+    ----------
+    catalog
+        Sources.
+    name
+        Prefix of the columns of the approximation.
+    centroid_flag
+        Whether the centroid is flagged (n): an approximation that is flagged for no other reason is used.
+    """
     parts, failed = [], np.zeros(len(catalog), dtype=bool)
     if f"{name}_flag" in catalog:
-        failed |= np.asarray(catalog[f"{name}_flag"])
+        failed |= np.asarray(catalog[f"{name}_flag"]) & ~centroid_flag
+    for column in catalog.schema.names:
+        if column.startswith(f"{name}_flag_"):
+            failed |= np.asarray(catalog[column])
     for names in shapelet_columns(catalog.schema, name):
         values = np.column_stack([np.asarray(catalog[column], dtype=np.float64) for column in names])
         parts.append(values)

@@ -134,7 +134,7 @@ class CModelPlugin(MeasurementPlugin):
         # East is to the left: positions in the tangent plane are west and north.
         to_sky = local_sky(sources.exposure.sky_projection, x=x, y=y).jacobian / _ARCSEC
         to_sky[:, 0] *= -1.0
-        psf = read_shapelet_psf(catalog, self.config.psfName)
+        psf = read_shapelet_psf(catalog, self.config.psfName, centroid_flag=sources.centroid_flag)
         unknown = np.full(len(sources), np.nan)
         flux, kron = unknown, unknown
         if "slot_PsfFlux_instFlux" in catalog:
