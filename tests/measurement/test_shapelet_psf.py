@@ -379,6 +379,7 @@ def test_plugin_writes_what_the_kernel_finds() -> None:
 def test_plugin_flags_a_psf_that_cannot_be_evaluated(plugin: str, prefix: str) -> None:
     psf = HalfPsf(2.0, Box.factory[0:110, 0:120], 25)
     catalog = measure(plugin, psf, x=[30.0, 80.0])
+    assert catalog[f"{plugin}_flag"].tolist() == [False, True]
     for flag in ("flag", "flag_invalidPointForPsf"):
         assert catalog[f"{prefix}_{flag}"].tolist() == [False, True]
     assert not catalog[f"{prefix}_flag_invalidMoments"].any()
@@ -520,6 +521,7 @@ def test_general_plugin() -> None:
     failed = SourceCatalog(schema, 2)
     plugin.fail(failed)
     assert failed[f"{GENERAL}_DoubleShapelet_flag"].all()
+    assert failed[f"{GENERAL}_flag"].all()
 
 
 def test_general_configuration() -> None:

@@ -139,6 +139,7 @@ class GeneralShapeletPsfApproxPlugin(MeasurementPlugin):
 
     def declare(self, schema: Schema) -> None:
         """Add ellipses, centres, coefficients and flags of each model."""
+        schema.add_flag(self.column("flag"), "general failure of one of the models")
         for name in self.config.sequence:
             for i, part in enumerate(self.config.models[name].components()):
                 declare_component(schema, self.column(f"{name}_{i}"), part.order)
@@ -149,6 +150,7 @@ class GeneralShapeletPsfApproxPlugin(MeasurementPlugin):
         """Fit the PSF kernel image of each source."""
         for name in self.config.sequence:
             self._fit(sources, name, self.config.models[name])
+            sources.catalog[self.column("flag")] |= sources.catalog[self.column(f"{name}_flag")]
 
     def _fit(self, sources: MeasurementSources, name: str, config: GeneralPsfFitterConfig) -> None:
         n, parts = len(sources), config.components()
@@ -169,7 +171,8 @@ class GeneralShapeletPsfApproxPlugin(MeasurementPlugin):
         self.write(sources, **flags)
 
     def fail(self, catalog: SourceCatalog) -> None:
-        """Set the general flags of all models."""
+        """Set the general flags, also of all models."""
+        super().fail(catalog)
         for name in self.config.sequence:
             catalog[self.column(f"{name}_flag")] = True
 
