@@ -562,3 +562,17 @@ def test_parity(data_dir: Path) -> None:
             ((draw_components(v, row, stamps[row].shape) - stamps[row]) ** 2).sum() for v in (ours, theirs)
         ]
         assert squares[0] < squares[1] * 1.0005
+
+
+@pytest.mark.realdata
+def test_configuration_of_the_reference_loads_and_is_the_default(data_dir: Path) -> None:
+    lines = (data_dir / "parity/B/finalize_inputs/finalize_config_values.txt").read_text().splitlines()
+    for name, kind in ((DOUBLE, DoubleShapeletPsfApproxConfig), (GENERAL, GeneralShapeletPsfApproxConfig)):
+        prefix = f"config.measurement.plugins['{name}']"
+        given = [line.replace(prefix, "config") for line in lines if line.startswith(prefix)]
+        # Without the lines that make the models, which name the reference's module.
+        given = [line for line in given if not line.endswith(("Config()", "={}"))]
+        assert len(given) > 20
+        config = kind()
+        config.loadFromString("\n".join(given))
+        assert config == kind()

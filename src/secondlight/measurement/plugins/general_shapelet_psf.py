@@ -63,7 +63,8 @@ class GeneralPsfFitterConfig(pex_config.Config):
     outer = pex_config.ConfigField[GeneralPsfFitterComponentConfig](doc="Outermost expansion.")
     optimizer = pex_config.ConfigField[OptimizerConfig](
         doc="How the ellipses are searched for.  The fit converges where the next step would lower the "
-        "objective by less than the square of gradientThreshold, relatively."
+        "objective by less than the square of gradientThreshold, relatively; minDecreaseThreshold and the "
+        "SR1 term are not used."
     )
     defaultNoiseSigma = positive_field("Noise of a pixel of the unit-flux image, against the priors.", 0.001)
 

@@ -53,8 +53,8 @@ class DoubleShapeletPsfApproxConfig(MeasurementPluginConfig):
     )
     optimizer = pex_config.ConfigField[OptimizerConfig](
         doc="How the radii are searched for.  The fit converges where the next step would lower the sum of "
-        "squared residuals by less than the square of gradientThreshold, relatively; the SR1 term is not "
-        "needed, as the second derivatives are exact."
+        "squared residuals by less than the square of gradientThreshold, relatively; minDecreaseThreshold "
+        "is not used, nor the SR1 term, as the second derivatives are exact."
     )
 
     def settings(self) -> kernels.DoubleShapeletSettings:
