@@ -164,7 +164,7 @@ def test_optional_columns() -> None:
     assert f"{MODEL}_exp_nIter" not in catalog.schema
     assert f"{MODEL}_dev_time" not in catalog.schema
     assert get(catalog, "dev_nIter") > 1
-    assert 0.0 < get(catalog, "exp_time") < 1.0
+    assert get(catalog, "exp_time") > 0.0
 
 
 @pytest.mark.parametrize("radius", [1.5, 3.0, 6.0])

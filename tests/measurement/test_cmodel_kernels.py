@@ -105,6 +105,26 @@ def test_derivatives_by_the_moments(k: int) -> None:
     np.testing.assert_allclose(drawn(region, moments)[1 + k], slope, atol=1e-8 * np.abs(slope).max())
 
 
+def test_model_for_a_psf_of_high_order() -> None:
+    region, moments, centre = full_region(), np.array([9.0, 4.0, 2.5]), (30.2, 29.7)
+    coefficients = np.random.default_rng(8).normal(size=(1, 15)) * 0.05 + np.eye(15)[:1] * 0.2
+    psf = shapelets_to_derivatives(PSF_MOMENTS[:1], centres=np.zeros((1, 2)), coefficients=coefficients)
+    fill_offsets(region, *centre)
+    draw_mixture(region, 0, psf, np.ones(1), np.ones(1), *moments)
+    n = region.counts[1]
+    model = region.models[0, :, :n].copy()
+    convolved, basis = np.empty(15), np.empty((15, n))
+    convolve_with_gaussian(4, PSF_MOMENTS[0], coefficients[0], moments, convolved)
+    x, y = positions(region)
+    fill_basis(4, *(PSF_MOMENTS[0] + moments), x - centre[0], y - centre[1], basis)
+    np.testing.assert_allclose(model[0], convolved @ basis, atol=1e-12)
+    for k, step in enumerate(1e-4 * np.eye(3)):
+        draw_mixture(region, 0, psf, np.ones(1), np.ones(1), *(moments + step))
+        draw_mixture(region, 1, psf, np.ones(1), np.ones(1), *(moments - step))
+        slope = (region.models[0, 0, :n] - region.models[1, 0, :n]) / 2e-4
+        np.testing.assert_allclose(model[1 + k], slope, atol=1e-8 * np.abs(slope).max())
+
+
 def test_a_narrow_gaussian_is_not_lost_in_a_wide_region() -> None:
     region = full_region(radius=29.0)
     narrow = shapelets_to_derivatives(

@@ -1,14 +1,14 @@
 """Galaxy models seen through a PSF: sums of Gaussians and their derivatives, drawn on the pixels of a region.
 
-A Gaussian times polynomials of order two or less (a Gauss-Hermite expansion) is ``P(d/dx, d/dy) G_S``, where
-the coefficients of ``P`` do not depend on the covariance ``S``.  Convolution with an elliptical Gaussian only
-adds to ``S``, and a derivative with respect to ``S`` is half of a second derivative in space, so everything
-is a polynomial of order four or less times a Gaussian.
+A Gaussian times a polynomial (a Gauss-Hermite expansion) is ``P(d/dx, d/dy) G_S``, where the coefficients of
+``P`` do not depend on the covariance ``S``.  Convolution with an elliptical Gaussian only adds to ``S``, and
+a derivative with respect to ``S`` is half of a second derivative in space, so everything is a polynomial
+times a Gaussian.
 """
 
 from __future__ import annotations
 
-__all__ = ("PSF_TERMS", "PixelRegion", "draw_mixture", "fill_offsets")
+__all__ = ("PSF_ORDER", "PSF_TERMS", "PixelRegion", "draw_mixture", "fill_offsets")
 
 import math
 from typing import NamedTuple
@@ -16,9 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-PSF_TERMS = 11
-"""Numbers of one component of a PSF: x, y, xx, yy, xy, and the factors of 1, d/dx, d/dy, d2/dx2, d2/dxdy,
-d2/dy2 of a Gaussian of unit flux."""
+PSF_ORDER = 4
+"""Highest order of the expansion of a PSF."""
+
+PSF_TERMS = 5 + (PSF_ORDER + 1) * (PSF_ORDER + 2) // 2
+"""Numbers of one component of a PSF: x, y, xx, yy, xy, and the factors of derivatives of a Gaussian of unit
+flux: 1, d/dx, d/dy, d2/dx2, d2/dxdy, d2/dy2, and so on for the higher orders."""
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -114,10 +117,10 @@ def _add_component(
     b: float,
     c: float,
 ) -> None:
-    """Add ``amplitude`` times one PSF component, which ``gaussian`` has the exponential of, to a drawing.
+    """Add ``amplitude`` times one PSF component of order 2 or less, convolved, to a drawing.
 
     ``a, b, c`` is the inverse of the covariance, whose derivative with respect to the moments of the galaxy
-    is ``variance``.
+    is ``variance``; ``gaussian`` of the region has its exponential.
     """
     norm = amplitude * math.sqrt(a * c - b * b) / (2.0 * math.pi)
     mx, my = psf[0], psf[1]
@@ -150,6 +153,46 @@ def _add_component(
         d_xy[k] += whole * g * (vxy - w * vx - u * vy + (u * w - b) * v)
 
 
+@njit(cache=True, nogil=True)
+def _add_component_of_any_order(
+    region: PixelRegion,
+    slot: int,
+    psf: np.ndarray,
+    amplitude: float,
+    variance: float,
+    a: float,
+    b: float,
+    c: float,
+) -> None:
+    """Do what `_add_component` does, slower, for PSF components of orders up to `PSF_ORDER`."""
+    norm = amplitude * math.sqrt(a * c - b * b) / (2.0 * math.pi)
+    h = np.ones((PSF_ORDER + 3, PSF_ORDER + 3))  # h[m, n] G is the derivative of G by x^m y^n
+    for k in range(region.counts[1]):
+        dx, dy = region.dx[k] - psf[0], region.dy[k] - psf[1]
+        u, w = a * dx + b * dy, b * dx + c * dy
+        for n in range(PSF_ORDER + 3):
+            if n > 0:
+                h[0, n] = -w * h[0, n - 1] - ((n - 1) * c * h[0, n - 2] if n > 1 else 0.0)
+            for m in range(1, PSF_ORDER + 3 - n):
+                h[m, n] = -u * h[m - 1, n] - ((m - 1) * a * h[m - 2, n] if m > 1 else 0.0)
+                h[m, n] -= n * b * h[m - 1, n - 1] if n > 0 else 0.0
+        v = v_xx = v_yy = v_xy = 0.0
+        term = 5
+        for order in range(PSF_ORDER + 1):
+            for n in range(order + 1):
+                m = order - n
+                v += psf[term] * h[m, n]
+                v_xx += psf[term] * h[m + 2, n]
+                v_yy += psf[term] * h[m, n + 2]
+                v_xy += psf[term] * h[m + 1, n + 1]
+                term += 1
+        g = norm * region.gaussian[k]
+        region.models[slot, 0, k] += g * v
+        region.models[slot, 1, k] += 0.5 * variance * g * v_xx
+        region.models[slot, 2, k] += 0.5 * variance * g * v_yy
+        region.models[slot, 3, k] += variance * g * v_xy
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def draw_mixture(
     region: PixelRegion,
@@ -179,6 +222,7 @@ def draw_mixture(
     n = region.counts[1]
     region.models[slot, :, :n] = 0.0
     for p in range(psf.shape[0]):
+        simple = not np.any(psf[p, 11:])
         for k in range(len(amplitudes)):
             s_xx = psf[p, 2] + variances[k] * xx
             s_yy = psf[p, 3] + variances[k] * yy
@@ -186,4 +230,7 @@ def draw_mixture(
             det = s_xx * s_yy - s_xy * s_xy
             a, b, c = s_yy / det, -s_xy / det, s_xx / det
             _fill_gaussian(region, a, b, c, psf[p, 0], psf[p, 1])
-            _add_component(region, slot, psf[p], amplitudes[k], variances[k], a, b, c)
+            if simple:
+                _add_component(region, slot, psf[p], amplitudes[k], variances[k], a, b, c)
+            else:
+                _add_component_of_any_order(region, slot, psf[p], amplitudes[k], variances[k], a, b, c)

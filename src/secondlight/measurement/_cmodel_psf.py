@@ -12,10 +12,10 @@ import numpy as np
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
 
-from ._cmodel_model_kernels import PSF_TERMS
+from ._cmodel_model_kernels import PSF_ORDER, PSF_TERMS
 
-_COEFFICIENTS = {1: 0, 3: 1, 6: 2}
-"""Order of an expansion by its number of coefficients."""
+_COUNTS = [(order + 1) * (order + 2) // 2 for order in range(PSF_ORDER + 1)]
+"""Numbers of coefficients of expansions."""
 
 
 class ShapeletPsf(NamedTuple):
@@ -24,7 +24,7 @@ class ShapeletPsf(NamedTuple):
     Attributes
     ----------
     components
-        What `draw_mixture` takes, float64 (n, m, 11).
+        What `draw_mixture` takes, float64 (n, m, 20).
     moments
         Second moments ``xx, yy, xy`` about the centre, pixel^2 (n, 3).
     offset
@@ -45,7 +45,8 @@ def shapelet_columns(schema: Schema, name: str) -> list[list[str]]:
     Raises
     ------
     ValueError
-        Raised if the schema has no such columns, or an expansion is of higher order than 2.
+        Raised if the schema has no such columns, or the number of coefficients fits no order up to
+        `PSF_ORDER`.
     """
     result: list[list[str]] = []
     while f"{name}_{len(result)}_xx" in schema:
@@ -55,9 +56,9 @@ def shapelet_columns(schema: Schema, name: str) -> list[list[str]]:
         while f"{prefix}_{k}" in schema:
             names.append(f"{prefix}_{k}")
             k += 1
-        if k not in _COEFFICIENTS:
-            expected = ", ".join(str(n) for n in _COEFFICIENTS)
-            raise ValueError(f"{prefix} has {k} coefficients; expected one of {expected} (order 2 or less).")
+        if k not in _COUNTS:
+            expected = ", ".join(map(str, _COUNTS))
+            raise ValueError(f"{prefix} has {k} coefficients; expected one of {expected}.")
         result.append(names)
     if not result:
         raise ValueError(
@@ -93,11 +94,9 @@ def read_shapelet_psf(catalog: SourceCatalog, name: str, *, centroid_flag: np.nd
             failed |= ~(np.isfinite(values).all(axis=1) & (xx > 0) & (yy > 0) & (xx * yy > xy * xy))
     components = np.zeros((len(catalog), len(parts), PSF_TERMS))
     for k, values in enumerate(parts):
-        coefficients = np.zeros((len(catalog), 6))
-        coefficients[:, : values.shape[1] - 5] = values[:, 5:]
-        good = ~failed
-        components[good, k] = shapelets_to_derivatives(
-            values[good, :3], centres=values[good, 3:5], coefficients=coefficients[good]
+        good = values[~failed]
+        components[~failed, k] = shapelets_to_derivatives(
+            good[:, :3], centres=good[:, 3:5], coefficients=good[:, 5:]
         )
     moments, offset = _moments(components)
     with np.errstate(invalid="ignore"):
@@ -117,29 +116,60 @@ def shapelets_to_derivatives(
     centres
         (n, 2).
     coefficients
-        Factors of the basis functions (nx, ny) = (0,0), (0,1), (1,0), (0,2), (1,1), (2,0), (n, 6).
+        Factors of the basis functions (nx, ny) = (0,0), (0,1), (1,0), (0,2), (1,1), (2,0), ..., (n, k).
 
     Returns
     -------
     components
-        See `PSF_TERMS`, (n, 11).
+        See `PSF_TERMS`, (n, 20).
     """
-    c = 2.0 * math.sqrt(math.pi) * coefficients
-    root2 = math.sqrt(2.0)
-    # Along the axes of the unit circle t h1 -> -sqrt2 d/dt, h2 -> sqrt2 d2/dt2 + 1/sqrt2, h1 h1 -> 2 d2/dtdu.
-    first = -root2 * np.stack([c[:, 2], c[:, 1]], axis=1)
-    second = np.empty((len(c), 2, 2))
-    second[:, 0, 0], second[:, 1, 1] = root2 * c[:, 5], root2 * c[:, 3]
-    second[:, 0, 1] = second[:, 1, 0] = c[:, 4]
     root = _square_root(moments)
-    first = np.einsum("nij,nj->ni", root, first)
-    second = root @ second @ root
-    result = np.empty((len(c), PSF_TERMS))
+    along_u, along_v = root[:, 0], root[:, 1]
+    result = np.zeros((len(moments), PSF_TERMS))
     result[:, :2], result[:, 2:5] = centres, moments
-    result[:, 5] = c[:, 0] + (c[:, 3] + c[:, 5]) / root2
-    result[:, 6:8] = first
-    result[:, 8], result[:, 9], result[:, 10] = second[:, 0, 0], 2.0 * second[:, 0, 1], second[:, 1, 1]
+    for k in range(coefficients.shape[1]):
+        order, nx = _PACKING[k]
+        ny = order - nx
+        for i in range(nx + 1):
+            for j in range(ny + 1):
+                factor = 2.0 * math.pi * _DERIVATIVES[nx, i] * _DERIVATIVES[ny, j]
+                if factor:
+                    start = 5 + (i + j) * (i + j + 1) // 2
+                    powers = _product_of_powers(along_u, i, along_v, j)
+                    result[:, start : start + i + j + 1] += (factor * coefficients[:, k])[:, None] * powers
     return result
+
+
+def _product_of_powers(u: np.ndarray, i: int, v: np.ndarray, j: int) -> np.ndarray:
+    """Return the factors of x^(i+j), x^(i+j-1) y, ... in (u0 x + u1 y)^i (v0 x + v1 y)^j, (n, i + j + 1)."""
+    result = np.ones((len(u), 1))
+    for factor in (*[u] * i, *[v] * j):
+        grown = np.zeros((len(u), result.shape[1] + 1))
+        grown[:, :-1] += factor[:, :1] * result
+        grown[:, 1:] += factor[:, 1:] * result
+        result = grown
+    return result
+
+
+def _derivative_table() -> np.ndarray:
+    """Return the factors of (d/dt)^m exp(-t^2/2) in h_n exp(-t^2/2), (n, m), by the recurrence of h_n.
+
+    Multiplication with t turns the m-th derivative into -(the next) - m (the one before).
+    """
+    size = PSF_ORDER + 1
+    times_t = -np.eye(size, k=1) - np.diag(np.arange(1.0, size), k=-1)
+    table = np.zeros((size, size))
+    table[0, 0] = math.pi**-0.25
+    for n in range(1, size):
+        table[n] = math.sqrt(2.0 / n) * table[n - 1] @ times_t
+        if n > 1:
+            table[n] -= math.sqrt((n - 1.0) / n) * table[n - 2]
+    return table
+
+
+_DERIVATIVES = _derivative_table()
+_PACKING = [(order, nx) for order in range(PSF_ORDER + 1) for nx in range(order + 1)]
+"""Order and nx of the basis functions, as packed."""
 
 
 def _square_root(moments: np.ndarray) -> np.ndarray:
