@@ -5,7 +5,7 @@ after the other, with one thread.  Both fits get the same stars, weights and con
 but for the order; Piff solves with its C++ solver, its fastest.  Fits for which Piff would need too much
 memory are left out.
 
-*Difference*: the largest of any pixel of PSFs drawn by Piff at the stars and on a grid of positions within
+*Differs*: the largest difference of any pixel of PSFs drawn by Piff at the stars and on a grid of positions within
 their convex hull, centred on a pixel and between pixels, relative to the peak.  The memory is that of the
 process; before the fit it is 0.35 GB.
 """
@@ -213,7 +213,7 @@ def main(numbers: tuple[int, ...] = STARS) -> None:
     console = Console()
     stars = Stars.simulate(max(numbers))
     table = Table(title="PSF fit of a 25 x 25 grid: all stars at once, and Piff (C++ solver)")
-    headings = ("stars", "order", "CPU, s", "Piff", "GB", "Piff", "rounds", "rejected", "difference")
+    headings = ("stars", "order", "CPU, s", "Piff", "GB", "Piff", "rounds", "rejected", "differs")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for order, n in itertools.product(ORDERS, numbers):
