@@ -5,9 +5,9 @@ after the other, with one thread.  Both fits get the same stars, weights and con
 but for the order; Piff solves with its C++ solver, its fastest.  Fits for which Piff would need too much
 memory are left out.
 
-*Differs*: the largest difference of any pixel of PSFs drawn by Piff at the stars and on a grid of positions within
-their convex hull, centred on a pixel and between pixels, relative to the peak.  The memory is that of the
-process; before the fit it is 0.35 GB.
+*Differs*: the largest difference of any pixel of PSFs drawn by Piff at the stars and on a grid of positions
+within their convex hull, centred on a pixel and between pixels, relative to the peak.  The memory is that of
+the process; before the fit it is 0.35 GB.
 """
 
 from __future__ import annotations
