@@ -65,3 +65,19 @@ def draw_components(values: dict[str, np.ndarray], row: int, shape: tuple[int, i
         image += draw_expansion(order, ellipse, c, x, y)
         k += 1
     return image
+
+
+def gaussian(
+    ellipse: tuple[float, float, float], *, x: float = 0.0, y: float = 0.0, half: int = 12
+) -> np.ndarray:
+    """Return a Gaussian of unit flux."""
+    gx, gy = grid(half, 2 * half + 1)
+    return draw_expansion(0, ellipse, np.array([0.5 / math.sqrt(math.pi)]), gx - x, gy - y)
+
+
+def core_and_wings(*, lopsided: bool = True, half: int = 12) -> np.ndarray:
+    """Return a PSF with a core, wings of another shape, and, off the centre, a third Gaussian."""
+    image = 0.7 * gaussian((3.1, 2.4, 0.4), half=half) + 0.3 * gaussian((9.0, 8.0, -0.5), half=half)
+    if lopsided:
+        image += 0.1 * gaussian((2.5, 3.5, 0.3), x=1.3, y=-0.8, half=half)
+    return image / image.sum()

@@ -10,16 +10,13 @@ import lsst.pex.config as pex_config
 import numpy as np
 import pytest
 import scipy.optimize
-from lsst.images import Box, Image
+from lsst.images import Box
 from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper
 
 from secondlight.catalog.schema import minimal_source_schema
-from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import replace_components
 from secondlight.measurement import _shapelet_fit_kernels as kernels
-from secondlight.measurement import _shapelet_general_kernels as general
 from secondlight.measurement._cmodel_config import OptimizerConfig
-from secondlight.measurement._cmodel_psf import shapelet_columns
 from secondlight.measurement._shapelet_kernels import term_count
 from secondlight.measurement._shapelet_stamp_kernels import (
     load_stamp,
@@ -28,10 +25,7 @@ from secondlight.measurement._shapelet_stamp_kernels import (
     solve_least_squares,
 )
 from secondlight.measurement.plugins.general_shapelet_psf import (
-    GeneralPsfFitterConfig,
     GeneralShapeletPsfApproxConfig,
-    GeneralShapeletPsfApproxPlugin,
-    _starts,
 )
 from secondlight.measurement.plugins.shapelet_psf import (
     DoubleShapeletPsfApproxConfig,
@@ -43,26 +37,11 @@ from ..parity.pack import load_finalize_pack
 from ..psf.test_evaluation import make_piff
 from ..scenes import make_visit_image
 from .scene import measure_at
-from .shapelet_twins import basis_twin, draw_components, draw_expansion, grid
+from .shapelet_scene import HalfPsf, measure_psf
+from .shapelet_twins import basis_twin, core_and_wings, draw_components, gaussian, grid
 
 DOUBLE = "modelfit_DoubleShapeletPsfApprox"
 GENERAL = "modelfit_GeneralShapeletPsfApprox"
-
-
-def gaussian(
-    ellipse: tuple[float, float, float], *, x: float = 0.0, y: float = 0.0, half: int = 12
-) -> np.ndarray:
-    """Return a Gaussian of unit flux."""
-    gx, gy = grid(half, 2 * half + 1)
-    return draw_expansion(0, ellipse, np.array([0.5 / math.sqrt(math.pi)]), gx - x, gy - y)
-
-
-def core_and_wings(*, lopsided: bool = True, half: int = 12) -> np.ndarray:
-    """Return a PSF with a core, wings of another shape, and, off the centre, a third Gaussian."""
-    image = 0.7 * gaussian((3.1, 2.4, 0.4), half=half) + 0.3 * gaussian((9.0, 8.0, -0.5), half=half)
-    if lopsided:
-        image += 0.1 * gaussian((2.5, 3.5, 0.3), x=1.3, y=-0.8, half=half)
-    return image / image.sum()
 
 
 def settings(**changes: Any) -> kernels.DoubleShapeletSettings:
@@ -347,26 +326,9 @@ def test_too_many_iterations() -> None:
 # The plugins ------------------------------------------------------------------------------------------------
 
 
-class HalfPsf(GaussianPointSpreadFunction):
-    """A Gaussian that cannot be evaluated beyond x = 60."""
-
-    def compute_kernel_image(self, *, x: float, y: float) -> Image:
-        """Return NaN there."""
-        image = super().compute_kernel_image(x=x, y=y)
-        if x > 60:
-            return Image(np.full(image.array.shape, np.nan), bbox=image.bbox)
-        return image
-
-
-def measure(plugin: str, psf: Any, *, x: list[float], **options: Any) -> SourceCatalog:
-    exposure = make_visit_image(width=120, height=110, x=[30.0], y=[40.0], flux=[1e4])
-    exposure = replace_components(exposure, psf=psf)
-    return measure_at(exposure, [plugin], x=x, y=[40.0] * len(x), settings={plugin: options})
-
-
 def test_plugin_writes_what_the_kernel_finds() -> None:
     psf = PiffWrapper(make_piff(), Box.factory[0:110, 0:120], 25)
-    catalog = measure(DOUBLE, psf, x=[20.0, 80.0])
+    catalog = measure_psf(DOUBLE, psf, x=[20.0, 80.0])
     stamps = kernel_stamps(psf, x=np.array([20.0, 80.0]), y=np.array([40.0, 40.0]), dtype=np.float32)
     values, _ = fit(*stamps)
     for suffix, column in values.items():
@@ -378,7 +340,7 @@ def test_plugin_writes_what_the_kernel_finds() -> None:
 @pytest.mark.parametrize(("plugin", "prefix"), [(DOUBLE, DOUBLE), (GENERAL, f"{GENERAL}_DoubleShapelet")])
 def test_plugin_flags_a_psf_that_cannot_be_evaluated(plugin: str, prefix: str) -> None:
     psf = HalfPsf(2.0, Box.factory[0:110, 0:120], 25)
-    catalog = measure(plugin, psf, x=[30.0, 80.0])
+    catalog = measure_psf(plugin, psf, x=[30.0, 80.0])
     assert catalog[f"{plugin}_flag"].tolist() == [False, True]
     for flag in ("flag", "flag_invalidPointForPsf"):
         assert catalog[f"{prefix}_{flag}"].tolist() == [False, True]
@@ -412,125 +374,6 @@ def test_columns() -> None:
     assert {name for name in schema.names if name.startswith(DOUBLE)} == expected
     with pytest.raises(pex_config.FieldValidationError):
         DoubleShapeletPsfApproxConfig().update(innerOrder=5)
-
-
-# Free ellipses ----------------------------------------------------------------------------------------------
-
-
-def fit_general(
-    stamp: np.ndarray, config: GeneralPsfFitterConfig, start: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Fit one stamp by a model; ``start`` are the moments of the PSF."""
-    parts = config.components()
-    terms = [term_count(part.order) for part in parts]
-    centres, ellipses = np.full((1, len(parts), 2), np.nan), np.full((1, len(parts), 3), np.nan)
-    coefficients, codes = np.full((1, sum(terms)), np.nan), np.zeros(1, dtype=np.int64)
-    general.general_shapelet_loop(
-        stamp[None].astype(np.float32),
-        config.settings(),
-        _starts(start[None], parts),
-        centres,
-        ellipses,
-        coefficients,
-        codes,
-    )
-    assert codes[0] == kernels.FITTED
-    values: dict[str, np.ndarray] = {}
-    for i, part in enumerate(np.split(coefficients, np.cumsum(terms)[:-1], axis=1)):
-        values |= {f"{i}_{m}": ellipses[:, i, k] for k, m in enumerate(("xx", "yy", "xy"))}
-        values |= {f"{i}_{m}": centres[:, i, k] for k, m in enumerate(("x", "y"))}
-        values |= {f"{i}_{k}": part[:, k] for k in range(part.shape[1])}
-    return values
-
-
-SHAPE = np.array([3.4, 2.7, 0.3])
-
-
-def model(name: str) -> GeneralPsfFitterConfig:
-    return GeneralShapeletPsfApproxConfig().models[name]
-
-
-def test_general_fit_finds_two_different_gaussians() -> None:
-    stamp = 0.7 * gaussian((3.1, 2.4, 0.4), x=0.03, half=16) + 0.3 * gaussian(
-        (12.0, 9.0, -0.8), y=-0.05, half=16
-    )
-    config = model("DoubleGaussian")
-    config.defaultNoiseSigma = 1e-6
-    values = fit_general(stamp, config, SHAPE)
-    found = [[values[f"{i}_{m}"][0] for m in ("xx", "yy", "xy", "x", "y")] for i in (0, 1)]
-    np.testing.assert_allclose(found, [[3.1, 2.4, 0.4, 0.03, 0], [12.0, 9.0, -0.8, 0, -0.05]], atol=2e-3)
-
-
-def test_general_fit_is_better_than_concentric_ellipses_and_gets_better_with_components() -> None:
-    stamp = core_and_wings()
-
-    def rms(values: dict[str, np.ndarray]) -> float:
-        return float(np.sqrt(((draw_components(values, 0, stamp.shape) - stamp) ** 2).sum()))
-
-    configs = [model(name) for name in ("SingleGaussian", "DoubleGaussian", "DoubleShapelet", "Full")]
-    for config in configs:
-        config.defaultNoiseSigma = 1e-5
-    single, double, shapelet, full = (rms(fit_general(stamp, config, SHAPE)) for config in configs)
-    assert single > double > shapelet > full
-    assert shapelet < rms(fit(stamp)[0])
-
-
-def test_general_fit_keeps_to_its_priors_where_noise_is_large() -> None:
-    config = model("DoubleGaussian")
-    config.defaultNoiseSigma = 1e3
-    values = fit_general(core_and_wings(), config, SHAPE)
-    for i, factor in enumerate((1.0, 2.0)):
-        found = [values[f"{i}_{m}"][0] for m in ("xx", "yy", "xy")]
-        np.testing.assert_allclose(found, SHAPE * factor**2, rtol=1e-6)
-
-
-def test_derivatives_of_the_general_objective() -> None:
-    chosen, stamp = model("DoubleShapelet").settings(), core_and_wings()
-    scratch = make_scratch(stamp.size, 0)
-    load_stamp(stamp, scratch, np.empty(6))
-    images = general._Images(np.empty((9, 625)), np.empty((15, 625)), np.empty((10, 625)))
-    start = np.array([[0.0, 0.0, 0.1, 0.05, 0.5], [0.0, 0.0, 0.1, 0.05, 1.2]])
-    at = start + 0.05 * np.random.default_rng(2).normal(size=start.shape)
-    c = np.empty(9)
-
-    def objective(p: np.ndarray) -> float:
-        return float(general._objective(chosen, scratch, images, start, p, c))
-
-    objective(at)
-    gradient, _ = general._derivatives(chosen, scratch, images, start, at, c)
-    for k in range(10):
-        step = 1e-5 * np.eye(10)[k].reshape(2, 5)
-        expected = (objective(at + step) - objective(at - step)) / 2e-5
-        assert gradient[k] == pytest.approx(expected, rel=1e-3, abs=1e-3 * np.abs(gradient).max())
-
-
-def test_general_plugin() -> None:
-    psf = PiffWrapper(make_piff(), Box.factory[0:110, 0:120], 25)
-    catalog = measure(GENERAL, psf, x=[20.0, 80.0], sequence=["DoubleShapelet", "Full"])
-    for name in ("DoubleShapelet", "Full"):
-        assert not catalog[f"{GENERAL}_{name}_flag"].any()
-        prefix = f"{GENERAL}_{name}_"
-        values = {n.removeprefix(prefix): catalog[n] for n in catalog.schema.names if n.startswith(prefix)}
-        for row, x in enumerate((20.0, 80.0)):
-            stamp = kernel_stamps(psf, x=np.array([x]), y=np.array([40.0]))[0]
-            residual = draw_components(values, row, stamp.shape) - stamp
-            assert (residual**2).sum() < 1e-3 * (stamp**2).sum()
-    assert [len(names) for names in shapelet_columns(catalog.schema, f"{GENERAL}_DoubleShapelet")] == [11, 8]
-    schema = minimal_source_schema()
-    plugin = GeneralShapeletPsfApproxPlugin(GeneralShapeletPsfApproxConfig(), GENERAL, schema)
-    failed = SourceCatalog(schema, 2)
-    plugin.fail(failed)
-    assert failed[f"{GENERAL}_DoubleShapelet_flag"].all()
-    assert failed[f"{GENERAL}_flag"].all()
-
-
-def test_general_configuration() -> None:
-    config = GeneralShapeletPsfApproxConfig()
-    config.validate()
-    assert [part.order for part in config.models["Full"].components()] == [0, 4, 4, 0]
-    config.sequence = ["Triple"]
-    with pytest.raises(pex_config.FieldValidationError, match="'Triple'"):
-        config.validate()
 
 
 # The reference ----------------------------------------------------------------------------------------------
