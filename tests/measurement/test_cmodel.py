@@ -439,3 +439,41 @@ def test_iterations_run_out() -> None:
         assert get(catalog, name)
     for name in ("initial_flag", "dev_flag"):
         assert not get(catalog, name)
+
+
+@pytest.mark.parametrize("seed", [12, 13])
+def test_nonsense_never_stops_the_batch(seed: int) -> None:
+    """Wild values in every input column: whatever is not flagged has finite fluxes."""
+    rng = np.random.default_rng(seed)
+    n = 300
+    wild = np.array([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-100, 1e100, 1e-9, 1e9, 3.0, 40.0])
+
+    def mess(typical: float) -> np.ndarray:
+        return np.where(rng.random(n) < 0.08, rng.choice(wild, n), typical * rng.uniform(0.5, 2.0, n))
+
+    x, y = (np.where(rng.random(n) < 0.2, rng.choice(wild, n), rng.uniform(0, SIZE, n)) for _ in range(2))
+    x[0], y[0] = 80, 80
+    columns = {name: mess(4.0) for name in ("in_xx", "in_yy", "psf_0_xx", "psf_0_yy")}
+    columns |= {name: mess(0.3) for name in ("in_xy", "psf_0_xy", "psf_0_x", "psf_0_y", "psf_0_0")}
+    columns |= {f"psf_0_{k}": mess(0.01) for k in range(1, 6)} | {
+        KRON: np.clip(mess(6.0), -1e30, 1e30),
+        "flux_instFlux": mess(1e4),
+    }
+    usual = {
+        "in_xx": 9.0,
+        "in_yy": 8.0,
+        "psf_0_xx": 4.0,
+        "psf_0_yy": 4.0,
+        "psf_0_0": 0.5 / math.sqrt(math.pi),
+    }
+    for name, values in columns.items():
+        values[0] = {**usual, KRON: 6.0, "flux_instFlux": 5e4}.get(name, 0.0)
+    exposure = exposure_of(galaxies((80, 80, 1e5, 3)), seed=3)
+    catalog = measure(exposure, x=x, y=y, **columns)
+    assert get(catalog, "instFlux") == pytest.approx(1e5, rel=0.01)
+    assert flags(catalog) <= LIMITS
+    for prefix in ("", *(f"{stage}_" for stage in STAGES)):
+        good = ~np.asarray(catalog[f"{MODEL}_{prefix}flag"])
+        assert 20 < good.sum() < n
+        for column in ("instFlux", "instFluxErr", "instFlux_inner"):
+            assert np.isfinite(np.asarray(catalog[f"{MODEL}_{prefix}{column}"])[good]).all()

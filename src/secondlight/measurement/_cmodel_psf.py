@@ -68,6 +68,7 @@ def shapelet_columns(schema: Schema, name: str) -> list[list[str]]:
     return result
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def read_shapelet_psf(catalog: SourceCatalog, name: str, *, centroid_flag: np.ndarray) -> ShapeletPsf:
     """Return the PSFs of the sources of a catalog.
 
@@ -90,8 +91,7 @@ def read_shapelet_psf(catalog: SourceCatalog, name: str, *, centroid_flag: np.nd
         values = np.column_stack([np.asarray(catalog[column], dtype=np.float64) for column in names])
         parts.append(values)
         xx, yy, xy = values[:, 0], values[:, 1], values[:, 2]
-        with np.errstate(invalid="ignore"):
-            failed |= ~(np.isfinite(values).all(axis=1) & (xx > 0) & (yy > 0) & (xx * yy > xy * xy))
+        failed |= ~(np.isfinite(values).all(axis=1) & (xx > 0) & (yy > 0) & (xx * yy > xy * xy))
     components = np.zeros((len(catalog), len(parts), PSF_TERMS))
     for k, values in enumerate(parts):
         good = values[~failed]
@@ -99,8 +99,8 @@ def read_shapelet_psf(catalog: SourceCatalog, name: str, *, centroid_flag: np.nd
             good[:, :3], centres=good[:, 3:5], coefficients=good[:, 5:]
         )
     moments, offset = _moments(components)
-    with np.errstate(invalid="ignore"):
-        usable = (moments[:, 0] > 0) & (moments[:, 0] * moments[:, 1] > moments[:, 2] ** 2)
+    usable = (moments[:, 0] > 0) & (moments[:, 0] * moments[:, 1] > moments[:, 2] ** 2)
+    usable &= np.isfinite(components).all(axis=(1, 2)) & np.isfinite(moments).all(axis=1)
     return ShapeletPsf(components, moments, offset, failed | ~usable)
 
 
@@ -186,7 +186,7 @@ def _square_root(moments: np.ndarray) -> np.ndarray:
 def _moments(components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return second moments about the centre (n, 3) and the centre (n, 2); NaN where there is no flux."""
     c = np.moveaxis(components, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         flux = c[5].sum(axis=1)
         x = (c[5] * c[0] - c[6]).sum(axis=1) / flux
         y = (c[5] * c[1] - c[7]).sum(axis=1) / flux
