@@ -53,15 +53,6 @@ _BAD_FLAGS = (
 )  # fmt: skip
 
 
-# Fluxes that may be without a correction: large apertures and small kernels fail on ordinary images.
-_MAY_FAIL = (
-    *(
-        f"ext_gaap_GaapFlux_1_15x_{aperture}"
-        for aperture in ("0_5", "0_7", "1_0", "1_5", "2_5", "3_0", "PsfFlux", "Optimal")
-    ),
-)
-
-
 class FinalizeCharacterizationConnectionsBase(
     PipelineTaskConnections, dimensions=("instrument", "visit"), defaultTemplates={}
 ):
@@ -175,7 +166,11 @@ class FinalizeCharacterizationConfigBase(
         self.measure_ap_corr.sourceSelector["science"].doUnresolved = False
         convolved = self.measurement.plugins["ext_convolved_ConvolvedFlux"]
         convolved.seeing.append(8.0)
-        self.measure_ap_corr.allowFailure += [*convolved.getAllResultNames(), *_MAY_FAIL]
+        gaap = self.measurement.plugins["ext_gaap_GaapFlux"]
+        gaap.sigmas = [0.5, 0.7, 1.0, 1.5, 2.5, 3.0]
+        gaap.doPsfPhotometry = True
+        # Large apertures and small kernels fail on ordinary images.
+        self.measure_ap_corr.allowFailure += convolved.getAllResultNames() + gaap.getAllGaapResultNames()
 
     def uses_color(self) -> bool:
         """Return whether the PSF depends on colour."""
