@@ -205,9 +205,7 @@ class ReplayedFinalization(FinalizeCharacterizationDetectorTask):
 
     pack: FinalizePack
 
-    def _measure(
-        self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, visit: int, detector: int
-    ) -> bool:
+    def _measure(self, exposure: VisitImage, measured: SourceCatalog, src: SourceCatalog, where: str) -> bool:
         """Measure over the noise of the pack."""
         noise = self.pack.noise_replaced
         measure_in_order(self.measurement, measured, exposure, neighbours=src, noise=noise)

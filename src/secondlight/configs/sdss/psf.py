@@ -14,6 +14,9 @@ candidates, determiner = (
 candidates.kernelSize = 19
 determiner["piff"].modelSize = 17
 determiner["piff"].stampSize = 17
+if hasattr(config, "psf_determiner"):  # noqa: F821
+    # Frames differ in what their few dozen stars can tell about the final PSF.
+    determiner["piff"].orderSelection = "auto"
 
 for name in ("measure_aperture_correction", "measure_ap_corr"):
     if hasattr(config, name):  # noqa: F821
