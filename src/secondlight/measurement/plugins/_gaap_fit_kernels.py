@@ -188,7 +188,7 @@ def fit_kernel(
     image = _padded(stamp, side, settings)
     fit_size = image.shape[0] - side + 1
     n_terms = (degree + 1) * (degree + 2) // 2
-    if fit_size * fit_size < n_terms:
+    if fit_size < 1 or fit_size * fit_size < n_terms:
         return False, functions, functions
     design = np.zeros((n_terms, fit_size, fit_size))
     rows = np.empty((image.shape[0], fit_size))

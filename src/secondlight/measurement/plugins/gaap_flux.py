@@ -369,11 +369,8 @@ def _boxes(sources: MeasurementSources, *, margin: int) -> tuple[np.ndarray, np.
 
 def _pixels_per_arcsec(sources: MeasurementSources) -> np.ndarray:
     """Return d(x, y)/d(east, north) at the centroids, pixels per arcsec (n, 2, 2)."""
-    projection = sources.exposure.sky_projection
-    if projection is None:
-        raise ValueError("The image has no sky projection, which apertures in arcsec need.")
     x, y = sources.centroids
-    jacobian = local_sky(projection, x=x, y=y).jacobian * _RADIAN
+    jacobian = local_sky(sources.exposure.sky_projection, x=x, y=y).jacobian * _RADIAN
     (a, b), (c, d) = jacobian.transpose(1, 2, 0)
     adjugate = np.array([[d, -b], [-c, a]]).transpose(2, 0, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
