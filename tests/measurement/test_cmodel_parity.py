@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
+from secondlight.measurement._cmodel_config import CModelConfig
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from tests.parity.pack import FinalizePack, load_finalize_pack
 from tests.parity.replay import measure_in_order
@@ -110,3 +112,20 @@ def test_flags(pack: FinalizePack, ours: SourceCatalog) -> None:
     for name in names:
         if not name.endswith(("smallShape", "trSmall")):
             np.testing.assert_array_equal(ours[name], pack.finalized_src[name], err_msg=name)
+
+
+def test_configuration_is_the_one_of_the_reference(pack: FinalizePack) -> None:
+    """Every field of the reference exists and has its default, but for the times, which would not repeat."""
+    start = "config.measurement.plugins['modelfit_CModel']."
+    lines = (pack.inputs / "finalize_config_values.txt").read_text().splitlines()
+    fields = [line.removeprefix(start).split("=", 1) for line in lines if line.startswith(start)]
+    assert len(fields) > 100
+    for name, value in fields:
+        *path, field = name.split(".")
+        part = CModelConfig()
+        for step in path:
+            part = getattr(part, step)
+        ours, expected = getattr(part, field), ast.literal_eval(value)
+        if isinstance(expected, list):
+            ours = list(ours)
+        assert ours == expected or field == "doRecordTime", name
