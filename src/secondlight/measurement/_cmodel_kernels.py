@@ -197,14 +197,17 @@ def _fluxes(region: PixelRegion, model: np.ndarray, total: float) -> tuple[float
 @njit(cache=True, nogil=True, error_model="numpy")
 def _run_stage(
     stage: StageSettings,
-    fit: Fit,
+    region: PixelRegion,
+    psf: np.ndarray,
+    to_pixels: np.ndarray,
+    flux_unit: float,
     parameters: np.ndarray,
     results: Results,
     row: int,
     k: int,
 ) -> tuple[bool, int]:
     """Fit one profile from some parameters, overwritten; return success and the drawing that holds it."""
-    region = fit.region
+    fit = Fit(region, psf, stage.amplitudes, stage.variances, to_pixels, flux_unit, stage.prior)
     set_weights(region, stage.pixel_weights, stage.multiplier)
     status, value, points, slot = minimise(fit, stage.optimizer, parameters)
     results.objective[row, k], results.points[row, k] = value, points
@@ -285,6 +288,25 @@ def _guess_flux(region: PixelRegion, flux: float) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _start_parameters(
+    stage: StageSettings,
+    moments: np.ndarray,
+    psf_moments: np.ndarray,
+    min_radius: float,
+    to_sky: np.ndarray,
+    start: np.ndarray,
+) -> bool:
+    """Fill the parameters to start from; return whether the source is hardly larger than the PSF."""
+    guess = np.empty(3)
+    small = _deconvolved(moments, psf_moments, min_radius**2, guess)
+    start[3] = 1.0
+    parameters_of(guess / stage.moments_radius**2, to_sky, start)
+    if not np.isfinite(log_prior(stage.prior, start, np.empty(4), np.empty((4, 4)))):
+        start[0], start[1], start[2] = 0.0, 0.0, math.log(min_radius)
+    return small
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _measure(
     pixels: SourcePixels,
     bad: np.ndarray,
@@ -314,19 +336,12 @@ def _measure(
     to_sky = inputs.to_sky[row]
     to_pixels = _moment_matrix(_inverse(to_sky))
     flux_unit = _guess_flux(region, inputs.flux[row])
-    psf = inputs.psf[row]
     centre_x, centre_y = x - inputs.psf_offset[row, 0], y - inputs.psf_offset[row, 1]
-    start, parameters, guess = np.empty(4), np.empty(4), np.empty(3)
-    if _deconvolved(moments, psf_moments, min_radius**2, guess):
+    start = np.empty(4)
+    if _start_parameters(stages[0], moments, psf_moments, min_radius, to_sky, start):
         bits |= SMALL_SHAPE
-    stage = stages[0]
-    start[3] = 1.0
-    parameters_of(guess / stage.moments_radius**2, to_sky, start)
-    if not np.isfinite(log_prior(stage.prior, start, np.empty(4), np.empty((4, 4)))):
-        start[0], start[1], start[2] = 0.0, 0.0, math.log(min_radius)
     fill_offsets(region, centre_x, centre_y)
-    fit = Fit(region, psf, stage.amplitudes, stage.variances, to_pixels, flux_unit, stage.prior)
-    ok, _ = _run_stage(stage, fit, start, results, row, INITIAL)
+    ok, _ = _run_stage(stages[0], region, inputs.psf[row], to_pixels, flux_unit, start, results, row, INITIAL)
     if not ok:
         return bits
     bits |= final_ellipse(settings, results.ellipse[row, INITIAL], psf_moments, initial, final)
@@ -335,11 +350,10 @@ def _measure(
         return bits | problem
     fill_offsets(region, centre_x, centre_y)
     ok, slot = True, 0
-    for k in range(1, 3):
-        stage = stages[k]
-        parameters[:] = start
-        fit = Fit(region, psf, stage.amplitudes, stage.variances, to_pixels, flux_unit, stage.prior)
-        fitted, slot = _run_stage(stage, fit, parameters, results, row, k)
+    for k in range(EXP, DEV + 1):
+        fitted, slot = _run_stage(
+            stages[k], region, inputs.psf[row], to_pixels, flux_unit, start.copy(), results, row, k
+        )
         ok = ok and fitted
         if k == EXP:
             region.kept[: region.counts[1]] = region.models[slot, 0, : region.counts[1]]

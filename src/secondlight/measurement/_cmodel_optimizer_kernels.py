@@ -345,6 +345,20 @@ def _update_sr1(sr1: np.ndarray, change: np.ndarray, step: np.ndarray, skip: flo
                 sr1[i, j] += v[i] * v[j] / product
 
 
+@njit(cache=True, nogil=True)
+def _new_radius(
+    settings: OptimizerSettings, radius: float, length: float, ratio: float, accepted: bool
+) -> float:
+    """Return the next radius of the trust region, by length and actual over predicted decrease of a step."""
+    if not accepted:
+        return settings.shrink * min(radius, length)
+    if ratio < settings.shrink_ratio:
+        return settings.shrink * radius
+    if ratio > settings.grow_ratio and length > settings.grow_step * radius:
+        return settings.grow * radius
+    return radius
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def minimise(fit: Fit, settings: OptimizerSettings, parameters: np.ndarray) -> tuple[int, float, int, int]:
     """Minimise the objective from some parameters, which are overwritten with the best.
@@ -390,12 +404,7 @@ def minimise(fit: Fit, settings: OptimizerSettings, parameters: np.ndarray) -> t
                 return NUMERIC, value, points, slot
             ratio = (value - new) / predicted
             accepted = ratio > settings.accept and new < value
-            if not accepted:
-                radius = settings.shrink * min(radius, length)
-            elif ratio < settings.shrink_ratio:
-                radius *= settings.shrink
-            elif ratio > settings.grow_ratio and length > settings.grow_step * radius:
-                radius *= settings.grow
+            radius = _new_radius(settings, radius, length, ratio, accepted)
             if accepted or radius <= settings.min_radius:
                 break
         if accepted:
