@@ -21,6 +21,8 @@ _CUT = 14.0
 """Square of the largest distance from the centre in units of the aperture's width."""
 _NARROW = 0.5
 """Least moment of an aperture that is sampled well by the pixels."""
+_NARROWEST = 0.7
+"""The same for the square of an aperture."""
 _STEP = 0.25
 """Spacing of the points at which narrower ones are sampled, pixels."""
 _LEAST_DET = 1e-12
@@ -107,8 +109,7 @@ def _mean_variance(
     ``spread`` is the square of the width of the kernel: the pixels are weighted with the square of the
     aperture as the kernel widens it.
     """
-    spread = max(spread, 2.0 * _NARROW)
-    xx, yy = xx + spread, yy + spread
+    xx, yy = max(xx + spread, _NARROWEST), max(yy + spread, _NARROWEST)
     norm = math.pi * math.sqrt(xx * yy - xy * xy)
     return _pixel_sum(variance, x, y, xx, yy, xy, 2.0) / norm
 
