@@ -30,7 +30,6 @@ NEEDS = {
     "ext_shapeHSM_HigherOrderMomentsPSF": ["ext_shapeHSM_HsmPsfMoments"],
     "ext_shapeHSM_HsmPsfMomentsDebiased": ["base_PsfFlux"],
     "ext_convolved_ConvolvedFlux": ["ext_photometryKron_KronFlux"],
-    "ext_convolved_ConvolvedFlux": ["ext_photometryKron_KronFlux"],
     "modelfit_CModel": [
         "modelfit_DoubleShapeletPsfApprox", "base_PsfFlux", "ext_photometryKron_KronFlux",
     ],

@@ -14,8 +14,8 @@ from lsst.images.psfs import GaussianPointSpreadFunction
 
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.measurement._cmodel_config import CModelConfig
-from secondlight.measurement._cmodel_profiles import profile_mixture
+from secondlight.measurement.modelfit.config import CModelConfig
+from secondlight.measurement.modelfit.profiles import profile_mixture
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from secondlight.photometry.ap_corr_names import ap_corr_names
 from tests.measurement.scene import fixed_slots, make_catalog, make_config, round_footprints

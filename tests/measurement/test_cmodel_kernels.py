@@ -12,15 +12,15 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondlight.measurement import _cmodel_optimizer_kernels as optimizer
-from secondlight.measurement import _cmodel_prior_kernels as priors
-from secondlight.measurement import _cmodel_region_kernels as regions
-from secondlight.measurement._cmodel_config import CModelConfig, EmpiricalPriorConfig, LinearPriorConfig
-from secondlight.measurement._cmodel_kernels import parameters_of
-from secondlight.measurement._cmodel_model_kernels import draw_mixture, fill_offsets
-from secondlight.measurement._cmodel_profiles import PROFILES, profile_mixture
-from secondlight.measurement._cmodel_psf import _moments, shapelets_to_derivatives
-from secondlight.measurement._shapelet_kernels import convolve_with_gaussian, fill_basis
+from secondlight.measurement.modelfit import optimizer as optimizer
+from secondlight.measurement.modelfit import priors as priors
+from secondlight.measurement.modelfit import regions as regions
+from secondlight.measurement.modelfit.config import CModelConfig, EmpiricalPriorConfig, LinearPriorConfig
+from secondlight.measurement.modelfit.mixtures import draw_mixture, fill_offsets
+from secondlight.measurement.modelfit.profiles import PROFILES, profile_mixture
+from secondlight.measurement.modelfit.shapelet_psf import _moments, shapelets_to_derivatives
+from secondlight.measurement.modelfit.shapelets import convolve_with_gaussian, fill_basis
+from secondlight.measurement.modelfit.stages import parameters_of
 from secondlight.measurement.pixels import SourcePixels
 
 SIZE = 61

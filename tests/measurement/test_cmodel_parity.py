@@ -10,7 +10,7 @@ import pytest
 
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.measurement._cmodel_config import CModelConfig
+from secondlight.measurement.modelfit.config import CModelConfig
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from tests.parity.pack import FinalizePack, load_finalize_pack
 from tests.parity.replay import measure_in_order

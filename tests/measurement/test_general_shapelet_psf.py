@@ -10,11 +10,11 @@ from lsst.images.psfs import PiffWrapper
 
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.measurement import _shapelet_fit_kernels as kernels
-from secondlight.measurement import _shapelet_general_kernels as general
-from secondlight.measurement._cmodel_psf import shapelet_columns
-from secondlight.measurement._shapelet_kernels import term_count
-from secondlight.measurement._shapelet_stamp_kernels import load_stamp, make_scratch
+from secondlight.measurement.modelfit import double_fit as kernels
+from secondlight.measurement.modelfit import general_fit as general
+from secondlight.measurement.modelfit.shapelet_psf import shapelet_columns
+from secondlight.measurement.modelfit.shapelets import term_count
+from secondlight.measurement.modelfit.stamps import load_stamp, make_scratch
 from secondlight.measurement.plugins.general_shapelet_psf import (
     GeneralPsfFitterConfig,
     GeneralShapeletPsfApproxConfig,

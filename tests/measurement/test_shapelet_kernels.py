@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import eval_hermite
 
-from secondlight.measurement._shapelet_kernels import (
+from secondlight.measurement.modelfit.shapelets import (
     MAX_ORDER,
     component_moments,
     convolve_with_gaussian,

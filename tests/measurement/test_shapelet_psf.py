@@ -15,10 +15,10 @@ from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper
 
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.visit_image import replace_components
-from secondlight.measurement import _shapelet_fit_kernels as kernels
-from secondlight.measurement._cmodel_config import OptimizerConfig
-from secondlight.measurement._shapelet_kernels import term_count
-from secondlight.measurement._shapelet_stamp_kernels import (
+from secondlight.measurement.modelfit import double_fit as kernels
+from secondlight.measurement.modelfit.config import OptimizerConfig
+from secondlight.measurement.modelfit.shapelets import term_count
+from secondlight.measurement.modelfit.stamps import (
     load_stamp,
     make_scratch,
     shift_origin,

@@ -12,10 +12,10 @@ from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.photometry.ap_corr_names import add_ap_corr_name
 
-from .. import _cmodel_kernels as kernels
-from .. import _cmodel_region_kernels as regions
-from .._cmodel_config import CModelConfig, CModelStageConfig
-from .._cmodel_psf import read_shapelet_psf, shapelet_columns
+from ..modelfit import regions as regions
+from ..modelfit import stages as kernels
+from ..modelfit.config import CModelConfig, CModelStageConfig
+from ..modelfit.shapelet_psf import read_shapelet_psf, shapelet_columns
 from ..plugin import MeasurementPlugin, register
 from ..sources import MeasurementSources
 from .sky_position import local_sky

@@ -18,10 +18,10 @@ import numpy as np
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
 
-from .. import _shapelet_fit_kernels as codes
-from .. import _shapelet_general_kernels as kernels
-from .._cmodel_config import OptimizerConfig
-from .._shapelet_kernels import MAX_ORDER, term_count
+from ..modelfit import double_fit as codes
+from ..modelfit import general_fit as kernels
+from ..modelfit.config import OptimizerConfig
+from ..modelfit.shapelets import MAX_ORDER, term_count
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 from .shapelet_psf import CODES, component_values, declare_component, positive_field

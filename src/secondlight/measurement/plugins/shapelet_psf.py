@@ -16,9 +16,9 @@ import numpy as np
 
 from secondlight.catalog.schema import Schema
 
-from .. import _shapelet_fit_kernels as kernels
-from .._cmodel_config import OptimizerConfig
-from .._shapelet_kernels import MAX_ORDER, term_count
+from ..modelfit import double_fit as kernels
+from ..modelfit.config import OptimizerConfig
+from ..modelfit.shapelets import MAX_ORDER, term_count
 from ..plugin import SHAPE_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ._cmodel_optimizer_kernels import OptimizerSettings, galaxy_moments, trust_step
-from ._shapelet_fit_kernels import (
+from .double_fit import (
     FITTED,
     INVALID_MOMENTS,
     INVALID_POINT,
@@ -20,8 +19,9 @@ from ._shapelet_fit_kernels import (
     next_trust,
     predicted_decrease,
 )
-from ._shapelet_kernels import MAX_ORDER, fill_basis, term_count
-from ._shapelet_stamp_kernels import Scratch, dot, load_stamp, make_scratch, repeated, solve_least_squares
+from .optimizer import OptimizerSettings, galaxy_moments, trust_step
+from .shapelets import MAX_ORDER, fill_basis, term_count
+from .stamps import Scratch, dot, load_stamp, make_scratch, repeated, solve_least_squares
 
 ELLIPSE_PARAMETERS = 5
 """Parameters of an ellipse: x and y, pixels; conformal shear eta1, eta2; logarithm of the trace radius."""
@@ -202,7 +202,7 @@ def general_shapelet_loop(
     coefficients
         Filled with the factors of the basis functions, expansion after expansion, (n, t).
     codes
-        Filled with a code of `_shapelet_fit_kernels`; the other columns are left as they are for all but
+        Filled with a code of `double_fit`; the other columns are left as they are for all but
         `FITTED` and `MAX_ITERATIONS`, (n).
     """
     pixels, m = stamps.shape[1] * stamps.shape[2], len(settings.orders)

@@ -15,12 +15,12 @@ import itertools
 
 import lsst.pex.config as pex_config
 
-from ._cmodel_kernels import StageSettings
-from ._cmodel_optimizer_kernels import OptimizerSettings
-from ._cmodel_prior_kernels import PriorSettings, empirical_prior, linear_prior, no_prior
-from ._cmodel_profiles import PROFILES, profile_mixture
-from ._cmodel_region_kernels import RegionSettings
-from .plugin import MeasurementPluginConfig
+from ..plugin import MeasurementPluginConfig
+from .optimizer import OptimizerSettings
+from .priors import PriorSettings, empirical_prior, linear_prior, no_prior
+from .profiles import PROFILES, profile_mixture
+from .regions import RegionSettings
+from .stages import StageSettings
 
 
 class OptimizerConfig(pex_config.Config):

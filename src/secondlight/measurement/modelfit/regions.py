@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ._cmodel_model_kernels import PixelRegion
-from .pixels import SourcePixels
+from ..pixels import SourcePixels
+from .mixtures import PixelRegion
 
 MAX_AREA, BAD_PIXELS, FOOTPRINT_AREA, PSF_AREA, MIN_ELLIPSE, MAX_ELLIPSE = 1, 2, 4, 8, 16, 32
 

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ._cmodel_model_kernels import PixelRegion, fill_offsets
-from ._cmodel_optimizer_kernels import (
+from ..pixels import SourcePixels, hide, show
+from .mixtures import PixelRegion, fill_offsets
+from .optimizer import (
     MAX_INNER,
     MAX_ITERATIONS,
     NUMERIC,
@@ -30,8 +31,8 @@ from ._cmodel_optimizer_kernels import (
     galaxy_moments,
     minimise,
 )
-from ._cmodel_prior_kernels import PriorSettings, log_prior
-from ._cmodel_region_kernels import (
+from .priors import PriorSettings, log_prior
+from .regions import (
     RegionSettings,
     final_ellipse,
     initial_ellipse,
@@ -39,7 +40,6 @@ from ._cmodel_region_kernels import (
     select_pixels,
     set_weights,
 )
-from .pixels import SourcePixels, hide, show
 
 INITIAL, EXP, DEV = 0, 1, 2
 

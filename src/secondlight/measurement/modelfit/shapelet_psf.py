@@ -12,7 +12,7 @@ import numpy as np
 from secondlight.catalog.schema import Schema
 from secondlight.catalog.source_catalog import SourceCatalog
 
-from ._cmodel_model_kernels import PSF_ORDER, PSF_TERMS
+from .mixtures import PSF_ORDER, PSF_TERMS
 
 _COUNTS = [(order + 1) * (order + 2) // 2 for order in range(PSF_ORDER + 1)]
 """Numbers of coefficients of expansions."""

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ._cmodel_model_kernels import PixelRegion, draw_mixture
-from ._cmodel_prior_kernels import PriorSettings, heed_prior, log_prior
+from .mixtures import PixelRegion, draw_mixture
+from .priors import PriorSettings, heed_prior, log_prior
 
 CONVERGED, SMALL_RADIUS, MAX_ITERATIONS, MAX_INNER, NUMERIC = 0, 1, 2, 3, 4
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ._cmodel_optimizer_kernels import OptimizerSettings, trust_step
-from ._shapelet_kernels import MAX_ORDER, fill_basis, term_count
-from ._shapelet_stamp_kernels import (
+from .optimizer import OptimizerSettings, trust_step
+from .shapelets import MAX_ORDER, fill_basis, term_count
+from .stamps import (
     Scratch,
     dot,
     load_stamp,

@@ -1,0 +1,1 @@
+"""Composite galaxy models and shapelet approximations of the PSF, compiled."""
