@@ -413,6 +413,13 @@ def test_names() -> None:
     for field, value in (("sigmas", [0.0]), ("scalingFactors", [0.9]), ("_modelPsfDimension", 64)):
         with pytest.raises(pex_config.FieldValidationError):
             setattr(GaapFluxConfig(), field, value)
+    kernel = config._modelPsfMatch.kernel["AL"]
+    for field, value in (("alardNGauss", 2), ("fitForBackground", True)):
+        with pytest.raises(pex_config.FieldValidationError):
+            setattr(kernel, field, value)
+    kernel.alardDegGauss = [4, 2]
+    with pytest.raises(pex_config.FieldValidationError):
+        kernel.validate()
 
 
 def make_plugin_task(**config: Any) -> SingleFrameMeasurementTask:
@@ -468,6 +475,8 @@ config.plugins["{GAAP}"].sigmas = [0.5, 0.7, 1.0, 1.5, 2.5, 3.0]
 config.plugins["{GAAP}"].doPsfPhotometry = True
 config.plugins["{GAAP}"]._modelPsfMatch.kernel["AL"].kernelSize = 25
 config.plugins["{GAAP}"]._modelPsfMatch.kernel.active.alardDegGauss = [3]
+config.plugins["{GAAP}"]._modelPsfMatch.kernel["AL"].fitForBackground = False
+config.plugins["{GAAP}"]._modelPsfMatch.kernel["AL"].spatialKernelOrder = 0
 config.plugins["{GAAP}"]._modelPsfMatch.convolutionMethod = "overlap-add"
 config.plugins["{GAAP}"]._modelPsfDimension = 63
 """

@@ -233,4 +233,5 @@ def _cross_correlations(functions: np.ndarray) -> np.ndarray:
 @njit(cache=True, nogil=True)
 def autocorrelation(columns: np.ndarray, lines: np.ndarray) -> np.ndarray:
     """Return the autocorrelation of a kernel of side s, (2s - 1, 2s - 1)."""
-    return np.dot(_cross_correlations(columns).T, _cross_correlations(lines))
+    correlation: np.ndarray = np.dot(_cross_correlations(columns).T, _cross_correlations(lines))
+    return correlation

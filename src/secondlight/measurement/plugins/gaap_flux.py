@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ("GaapFluxConfig", "GaapFluxPlugin", "GaussianizePsfConfig", "KernelFitConfig")
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lsst.pex.config as pex_config
 import numpy as np
@@ -33,6 +33,11 @@ _RADIAN = 180.0 * 3600.0 / np.pi
 _LEAST_DET = 1e-12
 
 
+def _only(dtype: type, value: int, doc: str) -> Any:
+    """Return a field of old configurations that can have one value only."""
+    return pex_config.ChoiceField(dtype=dtype, doc=doc, allowed={value: doc}, default=value)
+
+
 class KernelFitConfig(pex_config.Config):
     """Kernel that makes the PSF Gaussian: a Gaussian times a polynomial."""
 
@@ -41,9 +46,12 @@ class KernelFitConfig(pex_config.Config):
         allowed={"alard-lupton": "Gaussians times polynomials (Alard & Lupton 1998)."},
         default="alard-lupton",
     )
-    alardNGauss = pex_config.ChoiceField[int](doc="Number of Gaussians.", allowed={1: "One."}, default=1)
+    alardNGauss = _only(int, 1, "Number of Gaussians.")
     alardDegGauss = pex_config.ListField[int](
         doc="Degree of the polynomial.", default=[4], length=1, itemCheck=lambda v: 0 <= v <= 8
+    )
+    alardGaussBeta = pex_config.Field[float](
+        doc="Ratio of the widths of Gaussians; of no consequence with one.", default=1.0
     )
     alardMinSig = pex_config.Field[float](
         doc="Least width (sigma) of the Gaussian, pixels.", default=0.7, check=lambda v: v > 0
@@ -63,6 +71,12 @@ class KernelFitConfig(pex_config.Config):
     kernelSizeMax = pex_config.Field[int](
         doc="Largest side of the kernel, pixels.", default=35, check=lambda v: v > 0
     )
+    spatialKernelOrder = _only(int, 0, "Order of the kernel's variation: there is one for each source.")
+    fitForBackground = _only(bool, False, "Whether a background is fitted: PSFs have none.")
+    constantVarianceWeighting = _only(bool, True, "Whether all pixels have the same weight.")
+    singleKernelClipping = _only(bool, False, "Whether sources are left out for their kernel.")
+    kernelSumClipping = _only(bool, False, "Whether sources are left out for the sum of their kernel.")
+    spatialKernelClipping = _only(bool, False, "Whether sources are left out for their residuals.")
 
 
 class GaussianizePsfConfig(pex_config.Config):
