@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("ColumnAgreement", "compare_columns", "error_column", "flag_column", "format_agreement", "within")
+__all__ = (
+    "ColumnAgreement",
+    "compare_columns",
+    "error_column",
+    "flag_column",
+    "format_agreement",
+    "is_model_column",
+    "within",
+)
 
 import dataclasses
 import re
@@ -12,6 +20,10 @@ import numpy as np
 
 _RELATIVE = 1e-3
 _OF_THE_ERROR = 0.02
+# Of fits that are not repeatable in the reference, and of what is measured on images that a fit made.
+_MODEL = re.compile(r"(apcorr_)?(modelfit|ext_gaap|ext_convolved)_.*")
+_MODEL_RELATIVE = 0.01
+_MODEL_OF_THE_ERROR = 0.1
 _POSITION = 1e-3  # pixels
 _PIXEL = np.deg2rad(0.2 / 3600)
 _MAG = 2.5 / np.log(10)
@@ -42,6 +54,34 @@ def flag_column(name: str, columns: Collection[str]) -> str | None:
     return None
 
 
+def is_model_column(name: str) -> bool:
+    """Return whether a column is of shapelets, composite models, GAaP or convolved fluxes."""
+    return _MODEL.fullmatch(name) is not None
+
+
+def _model_floor(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | float:
+    """Return the tolerance of parameters of a model: what changes its image by 1 % in size or amplitude."""
+
+    def size(prefix: str) -> np.ndarray:
+        return sum(np.asarray(reference[f"{prefix}_{c}"], dtype=float) for c in ("xx", "yy"))  # type: ignore[return-value]
+
+    if name.endswith(("_x", "_y")):
+        return _POSITION
+    if match := re.fullmatch(r"(modelfit_CModel(?:_initial|_exp|_dev)?)_ellipse_(xx|yy|xy)", name):
+        return 0.5 * _MODEL_RELATIVE * (size(f"{match[1]}_ellipse") + size("slot_PsfShape"))
+    if match := re.fullmatch(r"(modelfit_CModel_\w+)_nonlinear_([012])", name):
+        model = size(f"{match[1]}_ellipse")
+        blurred = _MODEL_RELATIVE * (model + size("slot_PsfShape")) / model
+        return 0.5 * blurred if match[2] == "2" else blurred  # ln of the radius, ellipticity
+    if re.search(r"_fixed_[01]$", name):
+        return 0.2 * _POSITION  # arcsec
+    if match := re.fullmatch(r"(modelfit_\w+ShapeletPsfApprox_[01])_\d+", name):
+        return _RELATIVE * np.abs(np.asarray(reference[f"{match[1]}_0"], dtype=float))
+    if match := re.fullmatch(r"(.*)_(xx|yy|xy)", name):
+        return 0.5 * _MODEL_RELATIVE * size(match[1])
+    return 0.0
+
+
 def _floor(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | float:
     """Return the tolerance of a column where a relative one makes no sense."""
     if name.endswith(("_x", "_y")):
@@ -66,8 +106,12 @@ def within(name: str, ours: np.ndarray, reference: Mapping[str, np.ndarray]) -> 
     """Return which rows of a column agree.
 
     Flags, integers and text have to be equal; positions agree to 1e-3 pixels, everything else to 1e-3, and
-    values that have an error also where they differ by less than 0.02 of it.
+    values that have an error also where they differ by less than 0.02 of it. Columns of models have to agree
+    to 1 % or 0.1 of the error.
     """
+    part, of_the_error, floor = _RELATIVE, _OF_THE_ERROR, _floor
+    if is_model_column(name):
+        part, of_the_error, floor = _MODEL_RELATIVE, _MODEL_OF_THE_ERROR, _model_floor
     expected = np.asarray(reference[name])
     if expected.dtype.kind in "biuUS":
         return np.asarray(ours == expected)
@@ -75,10 +119,10 @@ def within(name: str, ours: np.ndarray, reference: Mapping[str, np.ndarray]) -> 
         expected = np.where(expected > 0, expected, np.nan)
     both_nan = np.isnan(ours) & np.isnan(expected)
     with np.errstate(invalid="ignore"):
-        relative = 0.0 if name.endswith(("_x", "_y", "_mag")) else _RELATIVE * np.abs(expected)
-        tolerance = np.fmax(relative, _floor(name, reference))
+        relative = 0.0 if name.endswith(("_x", "_y", "_mag")) else part * np.abs(expected)
+        tolerance = np.fmax(relative, floor(name, reference))
         if (error := error_column(name, reference.keys())) is not None and not name.endswith(("_x", "_y")):
-            tolerance = np.fmax(tolerance, _OF_THE_ERROR * np.asarray(reference[error], dtype=float))
+            tolerance = np.fmax(tolerance, of_the_error * np.asarray(reference[error], dtype=float))
         if name.endswith("_magErr"):  # it changes with the flux, which may differ by 0.02 of its error
             tolerance = tolerance + _OF_THE_ERROR / _MAG * expected**2
         return np.asarray(both_nan | (np.abs(ours - expected) <= tolerance + 1e-12))
