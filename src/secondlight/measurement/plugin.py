@@ -134,9 +134,9 @@ class MeasurementPlugin(ABC):
             schema.add_flag(f"{prefix or self.name}_{suffix}", doc)
 
     def _declare_aliases(self, schema: Schema) -> None:
-        if self.uses_centroid and "slot_Centroid" in schema.aliases:
-            kind = "badInitialCentroid" if self.is_centroider else "badCentroid"
-            schema.set_alias(self.column(f"flag_{kind}"), schema.resolve("slot_Centroid") + "_flag")
+        flag = self.column("flag_badInitialCentroid" if self.is_centroider else "flag_badCentroid")
+        if self.uses_centroid and "slot_Centroid" in schema.aliases and flag not in schema.names:
+            schema.set_alias(flag, schema.resolve("slot_Centroid") + "_flag")
         if self.uses_shape and "slot_Shape" in schema.aliases:
             schema.set_alias(self.column("flag_badShape"), schema.resolve("slot_Shape") + "_flag")
 

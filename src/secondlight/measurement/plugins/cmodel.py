@@ -85,6 +85,7 @@ class CModelPlugin(MeasurementPlugin):
         ):
             schema.add(self.column(suffix), np.float64, doc, unit=unit or None)
         self.add_flags(schema, {suffix: doc for suffix, (_, doc) in _FLAGS.items()})
+        self.add_flags(schema, {"flag_badCentroid": "the centroid slot is flagged"})
         _add_moments(schema, self.column("ellipse"), "mean half-light ellipse of the models")
         for name in ("initial", "final"):
             _add_moments(schema, self.column(f"region_{name}_ellipse"), f"ellipse of the {name} region")
@@ -163,6 +164,7 @@ class CModelPlugin(MeasurementPlugin):
         ellipse = (1.0 - fraction)[:, None] * exp + fraction[:, None] * dev
         flags = {suffix: (results.bits & bit) != 0 for suffix, (bit, _) in _FLAGS.items()}
         flags["flag"] = self.general_flag(sources, flags["flag"])
+        flags["flag_badCentroid"] = sources.centroid_flag
         self.write(
             sources,
             instFlux=flux,
