@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 
 import lsst.pex.config as pex_config
+import numpy as np
 import pytest
 
+from secondlight.catalog.schema import minimal_source_schema
 from secondlight.measurement.plugin import plugin_registry
-from secondlight.measurement.task import SingleFrameMeasurementConfig
+from secondlight.measurement.task import SingleFrameMeasurementConfig, SingleFrameMeasurementTask
 from secondlight.tasks.finalize_characterization import FinalizeCharacterizationDetectorConfig
 from secondlight.tasks.finalize_characterization_visit import FinalizeCharacterizationConfig
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
@@ -114,62 +116,37 @@ config.measurement.plugins["base_PixelFlags"].masksFpAnywhere = ["STREAK"]
 config.measurement.plugins["base_PixelFlags"].masksFpCenter = ["STREAK"]
 """
 
-# Field names and defaults of spec reprocess 17 and finalize 8.
-FIELDS = {
-    "base_SdssCentroid": {
-        "binmax": 16, "peakMin": -1.0, "wfac": 1.5, "doFootprintCheck": True, "maxDistToPeak": 1.0,
-    },
-    "base_SdssShape": {
-        "background": 0.0, "maxIter": 100, "maxShift": 0.0, "tol1": 1e-5, "tol2": 1e-4, "doMeasurePsf": True,
-    },
-    "base_GaussianFlux": {"background": 0.0},
-    "base_PsfFlux": {"badMaskPlanes": []},
-    "base_CircularApertureFlux": {
-        "radii": [3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0],
-        "maxSincRadius": 10.0, "shiftKernel": "lanczos5",
-    },
-    "base_CompensatedTophatFlux": {"apertures": [12], "inner_scale": 1.0, "outer_scale": 1.7},
-    "base_CompensatedGaussianFlux": {"kernel_widths": [3, 5], "t": 2.0},
-    "base_Variance": {"scale": 5.0, "mask": ["DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT"]},
-    "base_LocalBackground": {
-        "badMaskPlanes": ["BAD", "SAT", "NO_DATA"], "annulusInner": 7.0, "annulusOuter": 15.0, "bgRej": 3.0,
-        "bgIter": 3,
-    },
-    "base_Blendedness": {"doOld": True, "doFlux": True, "doShape": True, "nSigmaWeightMax": 3.0},
-    "base_SkyCoord": {},
-    "base_Jacobian": {"pixelScale": 0.5},
-    "base_FPPosition": {},
-    "base_PixelFlags": {"masksFpAnywhere": [], "masksFpCenter": []},
-    "base_ClassificationSizeExtendedness": {"exponent": 0.5},
-    "base_LocalPhotoCalib": {},
-    "base_LocalWcs": {},
-    "ext_shapeHSM_HsmSourceMoments": {
-        "roundMoments": False, "addFlux": False, "subtractCenter": False, "badMaskPlanes": ["BAD", "SAT"],
-    },
-    "ext_shapeHSM_HsmSourceMomentsRound": {
-        "roundMoments": True, "addFlux": False, "subtractCenter": False, "badMaskPlanes": ["BAD", "SAT"],
-    },
-    "ext_shapeHSM_HsmPsfMoments": {
-        "roundMoments": False, "addFlux": False, "subtractCenter": True, "useSourceCentroidOffset": False,
-    },
-    "ext_shapeHSM_HsmPsfMomentsDebiased": {"useSourceCentroidOffset": True, "seedOffset": 0},
-    "ext_shapeHSM_HsmShapeRegauss": {"deblendNChild": "", "badMaskPlanes": ["BAD", "SAT"]},
-    "ext_shapeHSM_HsmShapeBj": {"deblendNChild": "", "badMaskPlanes": ["BAD", "SAT"]},
-    "ext_shapeHSM_HsmShapeLinear": {"deblendNChild": "", "badMaskPlanes": ["BAD", "SAT"]},
-    "ext_shapeHSM_HsmShapeKsb": {"deblendNChild": "", "badMaskPlanes": ["BAD", "SAT"]},
-    "ext_shapeHSM_HigherOrderMomentsSource": {
-        "min_order": 3, "max_order": 4, "badMaskPlanes": ["BAD", "SAT"], "setMaskedPixelsToZero": False,
-    },
-    "ext_shapeHSM_HigherOrderMomentsPSF": {
-        "min_order": 3, "max_order": 4, "useSourceCentroidOffset": False,
-    },
-    "ext_photometryKron_KronFlux": {
-        "fixed": False, "nSigmaForRadius": 6.0, "nIterForRadius": 1, "nRadiusForFlux": 2.5,
-        "maxSincRadius": 10.0, "minimumRadius": 0.0, "enforceMinimumRadius": True,
-        "useFootprintRadius": False, "smoothingSigma": -1.0,
-        "refRadiusName": "ext_photometryKron_KronFlux_radius", "maxRadius": 200.0,
-    },
-}  # fmt: skip
+MODELS = """
+plugins = config.measurement.plugins
+plugins["modelfit_DoubleShapeletPsfApprox"].innerOrder = 3
+plugins["modelfit_DoubleShapeletPsfApprox"].optimizer.maxOuterIterations = 100
+plugins["modelfit_GeneralShapeletPsfApprox"].sequence = ["Full", "DoubleShapelet"]
+plugins["modelfit_GeneralShapeletPsfApprox"].models["Full"].wings.order = 3
+plugins["modelfit_GeneralShapeletPsfApprox"].models["Full"].optimizer.maxOuterIterations = 100
+plugins.names.add("modelfit_GeneralShapeletPsfApprox")
+plugins["modelfit_CModel"].psfName = "modelfit_GeneralShapeletPsfApprox_DoubleShapelet"
+plugins["modelfit_CModel"].region.badMaskPlanes = ["EDGE", "SAT", "BAD", "NO_DATA", "CR"]
+plugins["modelfit_CModel"].region.nKronRadii = 2.0
+plugins["modelfit_CModel"].initial.priorSource = "LINEAR"
+plugins["modelfit_CModel"].exp.empiricalPriorConfig.logRadiusMu = -0.5
+plugins["modelfit_CModel"].exp.optimizer.maxOuterIterations = 250
+plugins["modelfit_CModel"].exp.doRecordTime = True
+plugins["modelfit_CModel"].dev.profileName = "lux"
+plugins["modelfit_CModel"].dev.nComponents = 6
+plugins["modelfit_CModel"].dev.usePixelWeights = True
+plugins["modelfit_CModel"].dev.linearPriorConfig.ellipticityMaxInner = 1.5
+plugins["ext_convolved_ConvolvedFlux"].seeing.append(10.0)
+plugins["ext_convolved_ConvolvedFlux"].aperture.radii = [4.5, 6.0]
+plugins["ext_convolved_ConvolvedFlux"].registerForApCorr = True
+plugins["ext_gaap_GaapFlux"].sigmas = [0.7, 1.0]
+plugins["ext_gaap_GaapFlux"].scalingFactors = [1.15, 1.5]
+plugins["ext_gaap_GaapFlux"].doPsfPhotometry = False
+plugins["ext_gaap_GaapFlux"]._modelPsfMatch.kernel["AL"].kernelSizeMax = 31
+plugins["ext_gaap_GaapFlux"]._modelPsfMatch.kernel.active.alardDegGauss = [2]
+plugins["ext_gaap_GaapFlux"]._modelPsfMatch.convolutionMethod = "overlap-add"
+config.measure_ap_corr.allowFailure += plugins["ext_convolved_ConvolvedFlux"].getAllResultNames()
+config.measure_ap_corr.allowFailure += plugins["ext_gaap_GaapFlux"].getAllGaapResultNames()
+"""
 
 
 def load(config: pex_config.Config, text: str) -> pex_config.Config:
@@ -215,6 +192,45 @@ def test_overrides_of_the_final_characterization(config_class: type[pex_config.C
     assert config.measure_ap_corr.sourceSelector["science"].signalToNoise.minimum == 150.0
     assert "ext_photometryKron_KronFlux" in config.measure_ap_corr.allowFailure
     assert len(config.measurement.plugins.names) == 10
+
+
+@pytest.mark.parametrize(
+    "config_class", [FinalizeCharacterizationDetectorConfig, FinalizeCharacterizationConfig]
+)
+def test_overrides_of_models(config_class: type[pex_config.Config]) -> None:
+    config = load(config_class(), MODELS)
+    plugins = config.measurement.plugins
+    assert list(plugins["ext_convolved_ConvolvedFlux"].seeing) == [3.5, 5.0, 6.5, 8.0, 10.0]
+    assert plugins["modelfit_CModel"].exp.empiricalPriorConfig.logRadiusMu == -0.5
+    assert plugins["ext_gaap_GaapFlux"]._modelPsfMatch.kernel["AL"].alardDegGauss == [2]
+    assert "ext_gaap_GaapFlux_1_5x_1_0" in config.measure_ap_corr.allowFailure
+    assert "ext_convolved_ConvolvedFlux_4_4_5" in config.measure_ap_corr.allowFailure
+    saved = io.StringIO()
+    config.saveToStream(saved)
+    again = load(config_class(), saved.getvalue())
+    assert again.compare(config, shortcut=False)
+
+
+def test_columns_follow_the_overrides_of_models() -> None:
+    config = load(FinalizeCharacterizationDetectorConfig(), MODELS)
+    schema = minimal_source_schema()
+    for name in ("base_SdssCentroid_x", "base_SdssCentroid_y"):
+        schema.add(name, np.float64, "given")
+    schema.add_flag("base_SdssCentroid_flag", "given")
+    schema.set_alias("slot_Centroid", "base_SdssCentroid")
+    SingleFrameMeasurementTask(schema, config=config.measurement)
+    for name in (
+        "modelfit_DoubleShapeletPsfApprox_0_9", "modelfit_GeneralShapeletPsfApprox_DoubleShapelet_0_xx",
+        "modelfit_GeneralShapeletPsfApprox_Full_3_xx", "modelfit_CModel_exp_time",
+        "modelfit_CModel_dev_nIter", "ext_convolved_ConvolvedFlux_4_6_0_instFlux",
+        "ext_gaap_GaapFlux_1_5x_Optimal_instFlux",
+    ):  # fmt: skip
+        assert name in schema.names, name
+    for name in (
+        "modelfit_CModel_dev_time", "ext_convolved_ConvolvedFlux_0_3_3_instFlux",
+        "ext_gaap_GaapFlux_1_15x_PsfFlux_instFlux", "ext_gaap_GaapFlux_1_15x_0_5_instFlux",
+    ):  # fmt: skip
+        assert name not in schema.names, name
 
 
 def test_overrides_from_a_file_and_back(tmp_path) -> None:
@@ -316,6 +332,32 @@ def test_defaults_of_the_final_pass() -> None:
     assert set(config.post_calculations.plugins.names) == {"base_LocalPhotoCalib", "base_LocalWcs"}
 
 
+def test_defaults_of_the_final_characterization() -> None:
+    """Spec finalize 2.3."""
+    config = FinalizeCharacterizationDetectorConfig()
+    measurement, convolved = config.measurement, config.measurement.plugins["ext_convolved_ConvolvedFlux"]
+    gaap = measurement.plugins["ext_gaap_GaapFlux"]
+    assert set(measurement.plugins.names) == {
+        "base_FPPosition", "base_PsfFlux", "base_GaussianFlux", "modelfit_DoubleShapeletPsfApprox",
+        "modelfit_CModel", "ext_photometryKron_KronFlux", "ext_convolved_ConvolvedFlux", "ext_gaap_GaapFlux",
+        "ext_shapeHSM_HsmShapeRegauss", "ext_shapeHSM_HsmSourceMoments", "ext_shapeHSM_HsmPsfMoments",
+        "ext_shapeHSM_HsmSourceMomentsRound", "ext_shapeHSM_HigherOrderMomentsSource",
+        "ext_shapeHSM_HigherOrderMomentsPSF",
+    }  # fmt: skip
+    assert measurement.slots.toDict() == {
+        "centroid": None, "shape": "ext_shapeHSM_HsmSourceMoments", "psfShape": "ext_shapeHSM_HsmPsfMoments",
+        "apFlux": None, "modelFlux": "modelfit_CModel", "psfFlux": "base_PsfFlux",
+        "gaussianFlux": "base_GaussianFlux", "calibFlux": None,
+    }  # fmt: skip
+    assert list(convolved.seeing) == [3.5, 5.0, 6.5, 8.0]
+    assert list(gaap.sigmas) == [0.5, 0.7, 1.0, 1.5, 2.5, 3.0]
+    assert gaap.doPsfPhotometry
+    assert measurement.plugins["ext_shapeHSM_HsmShapeRegauss"].deblendNChild == ""
+    may_fail = list(config.measure_ap_corr.allowFailure)
+    assert len(may_fail) == 16 + 8
+    assert {"ext_convolved_ConvolvedFlux_3_kron", "ext_gaap_GaapFlux_1_15x_Optimal"} <= set(may_fail)
+
+
 def test_order_of_the_final_pass() -> None:
     """The order of spec reprocess 16.2; blendedness, there no plugin of its own, comes after the shapes."""
     task = ReprocessVisitImageTask(config=ReprocessVisitImageConfig())
@@ -328,19 +370,3 @@ def test_order_of_the_final_pass() -> None:
         "ext_photometryKron_KronFlux", "ext_shapeHSM_HigherOrderMomentsPSF",
         "ext_shapeHSM_HigherOrderMomentsSource", "ext_shapeHSM_HsmPsfMomentsDebiased",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FIELDS)
-def test_fields_of_a_plugin(name: str) -> None:
-    defaults = plugin_registry[name].ConfigClass().toDict()
-    assert defaults["doMeasure"] is True
-    for field, value in FIELDS[name].items():
-        assert defaults[field] == value, field
-
-
-def test_every_plugin_is_specified() -> None:
-    """Plugins beyond the specification are named here."""
-    own = {"base_NaiveCentroid"}
-    known = ("base_", "ext_shapeHSM_", "ext_photometryKron_")
-    registered = {name for name in plugin_registry if name.startswith(known)}
-    assert registered == set(FIELDS) | own
