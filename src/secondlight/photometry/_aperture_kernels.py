@@ -230,7 +230,7 @@ def lanczos_shift(source: np.ndarray, dx: float, dy: float, rows: np.ndarray, ou
 
 
 @njit(cache=True, nogil=True, fastmath=_SUM)
-def _add_weighted(c: np.ndarray, image: np.ndarray, variance: np.ndarray) -> tuple[float, float]:
+def weighted_sums(c: np.ndarray, image: np.ndarray, variance: np.ndarray) -> tuple[float, float]:
     """Return sum(c I) and sum(c^2 V) of three stretches (k)."""
     flux = 0.0
     noise = 0.0
@@ -271,7 +271,7 @@ def sinc_sums(
     left, right = max(0, -first_x), min(size, width - first_x)
     for j in range(max(0, -first_y), min(size, height - first_y)):
         row = first_y + j
-        f, v = _add_weighted(
+        f, v = weighted_sums(
             shifted[j, left:right],
             image[row, first_x + left : first_x + right],
             variance[row, first_x + left : first_x + right],

@@ -11,7 +11,6 @@ __all__ = (
     "DoubleShapeletSettings",
     "double_shapelet_loop",
     "next_trust",
-    "predicted_decrease",
     "profile_objective",
 )
 
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .optimizer import OptimizerSettings, trust_step
+from .optimizer import OptimizerSettings, predicted_decrease, trust_step
 from .shapelets import MAX_ORDER, fill_basis, term_count
 from .stamps import (
     Scratch,
@@ -225,17 +224,6 @@ def _next_step(
             step[:] = 0.0
             part = 1.0
     return part
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def predicted_decrease(gradient: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> float:
-    """Return the decrease of the objective that its quadratic approximation promises."""
-    total = 0.0
-    for i in range(len(step)):
-        total -= gradient[i] * step[i]
-        for j in range(len(step)):
-            total -= 0.5 * hessian[i, j] * step[i] * step[j]
-    return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -17,9 +17,8 @@ from .double_fit import (
     MAX_ITERATIONS,
     ROUNDING,
     next_trust,
-    predicted_decrease,
 )
-from .optimizer import OptimizerSettings, galaxy_moments, trust_step
+from .optimizer import OptimizerSettings, galaxy_moments, predicted_decrease, trust_step
 from .shapelets import MAX_ORDER, fill_basis, term_count
 from .stamps import Scratch, dot, load_stamp, make_scratch, repeated, solve_least_squares
 

@@ -17,6 +17,7 @@ __all__ = (
     "galaxy_moments",
     "minimise",
     "objective",
+    "predicted_decrease",
     "trust_step",
 )
 
@@ -324,8 +325,8 @@ def trust_step(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _predicted(gradient: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> float:
-    """Return the decrease that the quadratic model promises."""
+def predicted_decrease(gradient: np.ndarray, hessian: np.ndarray, step: np.ndarray) -> float:
+    """Return the decrease of the objective that its quadratic approximation promises."""
     total = 0.0
     for i in range(len(step)):
         total -= gradient[i] * step[i]
@@ -392,7 +393,7 @@ def minimise(fit: Fit, settings: OptimizerSettings, parameters: np.ndarray) -> t
             trust_step(gradient, total, radius, settings.tolerance, step)
             heed_prior(fit.prior, parameters, step)
             length = math.sqrt((step * step).sum())
-            predicted = _predicted(gradient, total, step)
+            predicted = predicted_decrease(gradient, total, step)
             if not np.isfinite(length):
                 return NUMERIC, value, points, slot
             if predicted <= max(settings.min_decrease, _ROUNDING * abs(value)):

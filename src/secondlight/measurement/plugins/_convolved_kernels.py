@@ -24,6 +24,7 @@ from secondlight.photometry._aperture_kernels import (
     circle_scratch,
     lanczos_shift,
     row_span,
+    weighted_sums,
 )
 from secondlight.photometry._elliptical_sinc_kernels import ellipse_coefficients
 
@@ -121,17 +122,6 @@ def smooth(weights: np.ndarray, taps: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _weighted(c: np.ndarray, image: np.ndarray, variance: np.ndarray) -> tuple[float, float]:
-    """Return sum(c I) and sum(c^2 V) of three stretches (k)."""
-    flux = 0.0
-    noise = 0.0
-    for i in range(len(c)):
-        flux += c[i] * image[i]
-        noise += c[i] * c[i] * variance[i]
-    return flux, noise
-
-
 @njit(cache=True, nogil=True)
 def smoothed_sums(
     image: np.ndarray,
@@ -172,7 +162,7 @@ def smoothed_sums(
     i0, i1 = max(0, -left), min(n_x + 2 * half, width - left)
     flux = noise = 0.0
     for j in range(max(0, -bottom), min(n_y + 2 * half, height - bottom)):
-        f, v = _weighted(
+        f, v = weighted_sums(
             smoothed[j, i0:i1],
             image[bottom + j, left + i0 : left + i1],
             variance[bottom + j, left + i0 : left + i1],
