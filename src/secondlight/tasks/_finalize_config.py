@@ -14,7 +14,6 @@ from lsst.pex.config import ConfigurableField, Field, ListField
 from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections
 from lsst.pipe.base import connectionTypes as cT
 
-from ..measurement.plugin import plugin_registry
 from ..measurement.task import SingleFrameMeasurementTask
 from ..photometry.apply_ap_corr import ApplyApCorrTask
 from ..photometry.measure_ap_corr import MeasureApCorrTask
@@ -153,14 +152,14 @@ class FinalizeCharacterizationConfigBase(
         selector.signalToNoise.errField = "base_GaussianFlux_instFluxErr"
         selector.flags.bad = list(_BAD_FLAGS)
 
-        self.measurement.plugins.names = [name for name in _PLUGINS if name in plugin_registry]
+        self.measurement.plugins.names = list(_PLUGINS)
         slots = self.measurement.slots
         slots.centroid = slots.apFlux = slots.calibFlux = None
         slots.shape = "ext_shapeHSM_HsmSourceMoments"
         slots.psfShape = "ext_shapeHSM_HsmPsfMoments"
         slots.psfFlux = "base_PsfFlux"
         slots.gaussianFlux = "base_GaussianFlux"
-        slots.modelFlux = "modelfit_CModel" if "modelfit_CModel" in plugin_registry else "base_GaussianFlux"
+        slots.modelFlux = "modelfit_CModel"
 
         self.measure_ap_corr.sourceSelector["science"].doFlags = False
         self.measure_ap_corr.sourceSelector["science"].doUnresolved = False

@@ -14,7 +14,6 @@ from ..catalog.ids import DetectorVisitIdGeneratorConfig
 from ..deblend.task import SourceDeblendTask
 from ..detection.sky_objects import SkyObjectsTask
 from ..detection.task import SourceDetectionTask
-from ..measurement.plugin import plugin_registry
 from ..measurement.task import SingleFrameMeasurementTask
 from ..photometry.apply_ap_corr import ApplyApCorrTask
 from ..photometry.catalog_calculation import CatalogCalculationTask
@@ -39,10 +38,10 @@ EXTRA_PLUGINS = (
     "base_FPPosition",
     "ext_photometryKron_KronFlux",
 )
-"""Plugins measured in addition to the measurement task's own defaults, as far as they are registered."""
+"""Plugins measured in addition to the measurement task's own defaults."""
 
 POST_PLUGINS = ("base_LocalPhotoCalib", "base_LocalWcs")
-"""Plugins run on the finished catalog, as far as they are registered."""
+"""Plugins run on the finished catalog."""
 
 
 class ReprocessVisitImageConnections(PipelineTaskConnections, dimensions=_DETECTOR):
@@ -181,28 +180,21 @@ class ReprocessVisitImageConfig(PipelineTaskConfig, pipelineConnections=Reproces
         self.detection.doTempLocalBackground = False
         self._set_measurement_defaults()
         self.normalized_calibration_flux.do_measure_ap_corr = False
-        self.post_calculations.plugins.names = [name for name in POST_PLUGINS if name in plugin_registry]
+        self.post_calculations.plugins.names = list(POST_PLUGINS)
         self.post_calculations.doReplaceWithNoise = False
         for slot in self.post_calculations.slots.toDict():
             setattr(self.post_calculations.slots, slot, None)
 
     def _set_measurement_defaults(self) -> None:
         measurement = self.measurement
-        for name in EXTRA_PLUGINS:
-            if name in plugin_registry:
-                measurement.plugins.names.add(name)
-        if "base_CircularApertureFlux" in plugin_registry:
-            aperture = measurement.plugins["base_CircularApertureFlux"]
-            aperture.radii = [3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0]
-            aperture.maxSincRadius = 12.0
-        if "ext_shapeHSM_HsmSourceMoments" in plugin_registry:
-            measurement.slots.shape = "ext_shapeHSM_HsmSourceMoments"
-        if "ext_shapeHSM_HsmPsfMoments" in plugin_registry:
-            measurement.slots.psfShape = "ext_shapeHSM_HsmPsfMoments"
-        if "ext_shapeHSM_HsmShapeRegauss" in plugin_registry:
-            measurement.plugins["ext_shapeHSM_HsmShapeRegauss"].deblendNChild = "deblend_nChild"
-        if "base_Jacobian" in plugin_registry:
-            measurement.plugins["base_Jacobian"].pixelScale = 0.2
+        measurement.plugins.names |= EXTRA_PLUGINS
+        aperture = measurement.plugins["base_CircularApertureFlux"]
+        aperture.radii = [3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0]
+        aperture.maxSincRadius = 12.0
+        measurement.slots.shape = "ext_shapeHSM_HsmSourceMoments"
+        measurement.slots.psfShape = "ext_shapeHSM_HsmPsfMoments"
+        measurement.plugins["ext_shapeHSM_HsmShapeRegauss"].deblendNChild = "deblend_nChild"
+        measurement.plugins["base_Jacobian"].pixelScale = 0.2
 
     def validate(self) -> None:
         """Check that the background is re-estimated in a way that fits the rest."""
