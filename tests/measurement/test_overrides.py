@@ -233,6 +233,24 @@ def test_columns_follow_the_overrides_of_models() -> None:
         assert name not in schema.names, name
 
 
+def test_models_in_the_final_pass() -> None:
+    """Plugins of the final characterization may be added to the final pass."""
+    names = [
+        "modelfit_DoubleShapeletPsfApprox", "modelfit_CModel", "ext_convolved_ConvolvedFlux",
+        "ext_gaap_GaapFlux",
+    ]  # fmt: skip
+    config = load(
+        ReprocessVisitImageConfig(),
+        f"config.measurement.plugins.names |= {names}\n"
+        'config.measurement.slots.modelFlux = "modelfit_CModel"\n'
+        'config.catalog_calculation.plugins["base_ClassificationExtendedness"].fluxRatio = 0.95\n',
+    )
+    schema = ReprocessVisitImageTask(config=config).schema
+    assert schema.aliases["slot_ModelFlux"] == "modelfit_CModel"
+    for name in ("modelfit_CModel_apCorr", "ext_gaap_GaapFlux_1_15x_Optimal_apCorr"):
+        assert name in schema.names, name
+
+
 def test_overrides_from_a_file_and_back(tmp_path) -> None:
     (tmp_path / "overrides.py").write_text(REPROCESS)
     config = ReprocessVisitImageConfig()
