@@ -96,6 +96,14 @@ def test_a_constant_has_no_effect(x: float, y: float, level: float, t: float) ->
         assert catalog[f"{prefix}_instFlux"][0] == 0.0
 
 
+def test_an_annulus_inside_the_disc_does_not_hide_the_edge() -> None:
+    """The disc must lie inside the image too where it is the larger one."""
+    settings = {TOPHAT: {"inner_scale": 0.2, "outer_scale": 0.5}}
+    catalog = measure_at(noise_image(), [TOPHAT], x=[511.0, 512.0], y=[-240.0, -240.0], settings=settings)
+    np.testing.assert_array_equal(catalog[f"{TOPHAT}_12_flag_bounds"], [True, False])
+    np.testing.assert_array_equal(catalog[f"{TOPHAT}_12_flag"], [True, False])
+
+
 @given(x=st.floats(-0.5, 0.5), y=st.floats(-0.5, 0.5), inner=st.sampled_from([0.0, 0.6, 1.0, 1.2]))
 @settings(max_examples=25, deadline=None)
 def test_slow_twins(x: float, y: float, inner: float) -> None:

@@ -137,8 +137,8 @@ class CompensatedTophatFluxPlugin(CompensatedFluxPlugin):
         return list(self.config.apertures)
 
     def half_size(self, width: int) -> int:
-        """Return the outer radius of the annulus in whole pixels."""
-        return math.ceil(self.config.outer_scale * width)
+        """Return the radius of the disc or the outer one of the annulus, the larger, in whole pixels."""
+        return math.ceil(max(1.0, self.config.outer_scale) * width)
 
     def sums(
         self, sources: MeasurementSources, x: np.ndarray, y: np.ndarray, width: int
