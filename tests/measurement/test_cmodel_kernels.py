@@ -138,6 +138,28 @@ def test_a_narrow_gaussian_is_not_lost_in_a_wide_region() -> None:
     np.testing.assert_allclose(model, expected / (0.5 / np.sqrt(np.pi) * 3.545), atol=1e-10)
 
 
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (25.0, 0.0)])
+def test_a_long_inclined_galaxy_or_a_shifted_psf_is_not_lost_at_the_ends_of_rows(centre) -> None:
+    size, galaxy = 241, np.array([1800.0, 1800.0, 1799.9])
+    region = regions.make_region((size, size), 100000)
+    ellipse, bad = np.array([115.0**2, 115.0**2, 0.0]), np.zeros((size, size), dtype=bool)
+    pixels = pixels_of(np.zeros((size, size)))
+    assert not regions.select_pixels(pixels, bad, REGION, 120.0, 120.0, ellipse, region)
+    fill_offsets(region, 120.0, 120.0)
+    psf = shapelets_to_derivatives(
+        np.array([[0.1, 0.1, 0.0]]), centres=np.array([centre]), coefficients=np.eye(6)[:1] / 3.545
+    )
+    draw_mixture(region, 0, psf, np.ones(1), np.ones(1), *galaxy)
+    xx, yy, xy = galaxy + np.array([0.1, 0.1, 0.0])
+    det = xx * yy - xy * xy
+    x, y = positions(region)
+    dx, dy = x - 120.0 - centre[0], y - 120.0 - centre[1]
+    square = (yy * dx**2 - 2.0 * xy * dx * dy + xx * dy**2) / det
+    expected = np.exp(-0.5 * square) / (2.0 * np.pi * np.sqrt(det)) * (2.0 * np.sqrt(np.pi) / 3.545)
+    model = region.models[0, 0, : region.counts[1]]
+    np.testing.assert_allclose(model, expected, rtol=0, atol=1e-10 * expected.max())
+
+
 def test_psf_moments_are_those_of_the_drawing() -> None:
     region = full_region()
     fill_offsets(region, 30.0, 30.0)

@@ -81,15 +81,19 @@ def fill_offsets(region: PixelRegion, x: float, y: float) -> None:
 def _fill_gaussian(region: PixelRegion, a: float, b: float, c: float, mx: float, my: float) -> None:
     """Fill ``gaussian`` with exp(-(a dx^2 + 2 b dx dy + c dy^2) / 2) about (mx, my), by recurrence in x.
 
-    Each row is walked from the pixel nearest to the centre to both ends, so that a Gaussian which vanishes at
-    the ends is not lost in between.
+    Each row is walked from its brightest pixel to both ends, so that a Gaussian which vanishes at the ends is
+    not lost in between.
     """
     g = region.gaussian
     ratio = math.exp(-a)
     for row in range(region.counts[0]):
         first, end = region.row_start[row], region.row_start[row + 1]
-        start = min(max(first + math.floor(0.5 - region.dx[first]), first), end - 1)
-        dx, dy = region.dx[start] - mx, region.dy[start] - my
+        dy = region.dy[first] - my
+        peak = mx - b / a * dy - region.dx[first]
+        start = first
+        if peak > 0.0:
+            start += int(min(peak + 0.5, float(end - 1 - first)))
+        dx = region.dx[start] - mx
         value = math.exp(-0.5 * (a * dx * dx + 2.0 * b * dx * dy + c * dy * dy))
         slope = b * dy
         up = math.exp(-a * (dx + 0.5) - slope)
