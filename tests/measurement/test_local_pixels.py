@@ -36,3 +36,12 @@ def test_annulus_and_ellipse_have_plain_twins() -> None:
         assert catalog["base_Variance_value"][k] == pytest.approx(np.median(inside), rel=1e-6)
     assert not catalog["base_LocalBackground_flag"].any()
     assert not catalog["base_Variance_flag"].any()
+
+
+def test_annulus_without_a_hole() -> None:
+    """An inner radius of 0 makes the annulus a disc; the background is a constant in it."""
+    exposure = make_visit_image(width=160, height=150, background=3.0, sigma=SIGMA, add_noise=False)
+    settings = {"base_LocalBackground": {"annulusInner": 0.0}}
+    catalog = measure_at(exposure, ["base_LocalBackground"], x=[80.3], y=[70.0], settings=settings)
+    assert catalog["base_LocalBackground_instFlux"][0] == pytest.approx(3.0)
+    assert not catalog["base_LocalBackground_flag"].any()

@@ -188,7 +188,7 @@ def _annulus(
     n = 0
     for j in range(max(0, math.ceil(y - outer)), min(height - 1, math.floor(y + outer)) + 1):
         i0, i1 = row_span(x, y, outer * outer, outer * outer, 0.0, j)
-        h0, h1 = row_span(x, y, inner * inner, inner * inner, 0.0, j)
+        h0, h1 = row_span(x, y, inner * inner, inner * inner, 0.0, j) if inner > 0.0 else (0, -1)
         i0, i1 = max(0, i0), min(width - 1, i1)
         if h0 > h1:
             h0, h1 = i1 + 1, i1
