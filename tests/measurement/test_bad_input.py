@@ -88,7 +88,7 @@ SHAPES = tuple(
     Source(f"shape {moments}", 60.0 + 30 * k, 130.0, moments=moments, flux=3e3)
     for k, moments in enumerate(
         [(NAN, NAN, NAN), (4.0, 4.0, 4.0), (-4.0, 4.0, 0.0), (4.0, 4.0, 9.0), (0.0, 0.0, 0.0),
-         (1e-9, 1e-9, 0.0), (1e7, 1e7, 0.0)]
+         (1e-9, 1e-9, 0.0), (1e-170, 1e-170, 0.0), (1e7, 1e7, 0.0)]
     )
 )  # fmt: skip
 FOOTPRINTS = (

@@ -138,8 +138,10 @@ class MeasurementSources:
         """Moments ``[xx, yy, xy]`` of the shape slot, pixel^2, float64 (n, 3); NaN where not usable."""
         shapes = np.column_stack([self.catalog[f"slot_Shape_{c}"] for c in ("xx", "yy", "xy")])
         with np.errstate(invalid="ignore"):
-            usable = shapes[:, 0] * shapes[:, 1] >= _SINGULAR * shapes[:, 2] ** 2
-            usable &= (shapes[:, 0] > 0) & (shapes[:, 1] > 0)
+            product = shapes[:, 0] * shapes[:, 1]
+            usable = (shapes[:, 0] > 0) & (shapes[:, 1] > 0) & (product >= _SINGULAR * shapes[:, 2] ** 2)
+            # The product of two positive numbers can still vanish, and kernels divide by it.
+            usable &= product > 0
         return np.where(usable[:, None], shapes, np.nan)
 
     @functools.cached_property
