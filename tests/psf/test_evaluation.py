@@ -281,6 +281,16 @@ def test_failures_and_repeats(caplog: pytest.LogCaptureFixture) -> None:
     assert np.isnan(evaluation.psf_shapes(Moody(), x=[1200.0], y=[500.0])).all()
 
 
+def test_piff_draws_repeated_positions_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    impl = make_piff()
+    impl.wcs = {0: galsim.ShearWCS(0.2, galsim.Shear(g1=0.05))}
+    calls, draw = [], impl.draw
+    monkeypatch.setattr(impl, "draw", lambda *args, **named: calls.append(args) or draw(*args, **named))
+    stamps = evaluation.kernel_stamps(PiffWrapper(impl, BOX, 25), x=[900, 700, 900], y=[800, 800, 800])
+    assert len(calls) == 2
+    np.testing.assert_array_equal(stamps[0], stamps[2])
+
+
 def test_no_positions() -> None:
     for psf in (Moody(), PiffWrapper(make_piff(), BOX, 25), GaussianPointSpreadFunction(2.0, BOX, 25)):
         assert evaluation.kernel_stamps(psf, x=[], y=[]).shape[0] == 0

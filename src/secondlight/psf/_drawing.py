@@ -122,7 +122,8 @@ def _draw_piff(
         psf.piff_psf.draw(x[k], y[k], image=stamp, center=(xi + dx[k], yi + dy[k]), **colors)
         return np.asarray(stamp.array)
 
-    return _each(draw, np.column_stack([x, y, dx, dy, color]), (height, width))
+    # NaN is equal to nothing, so that unknown colours would make every row a distinct one.
+    return _each(draw, np.column_stack([x, y, dx, dy, np.nan_to_num(known)]), (height, width))
 
 
 def draw_one_by_one(psf: PointSpreadFunction, *, x: np.ndarray, y: np.ndarray, centred: bool) -> np.ndarray:
