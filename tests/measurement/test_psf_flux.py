@@ -15,6 +15,7 @@ from secondlight.catalog.visit_image import replace_components
 from secondlight.measurement.pixels import SourcePixels
 from secondlight.measurement.plugins._psf_flux_kernels import weighted_flux_loop
 from secondlight.measurement.plugins.psf_flux import PsfFluxConfig, PsfFluxPlugin
+from secondlight.measurement.plugins.sdss_centroid import SdssCentroidConfig, SdssCentroidPlugin
 from secondlight.measurement.sources import MeasurementSources
 from secondlight.photometry.ap_corr_names import ap_corr_names
 from secondlight.psf.evaluation import kernel_stamps, psf_shapes, stellar_stamps
@@ -230,6 +231,20 @@ def test_psf_of_the_colour_of_each_source() -> None:
     np.testing.assert_allclose(sources.psf_kernels, kernel_stamps(psf, x=x, y=y, color=color), atol=1e-8)
     np.testing.assert_array_equal(sources.psf_shapes, psf_shapes(psf, x=x, y=y, color=color))
     assert sources.psf_shapes[1, 0] > sources.psf_shapes[0, 0] + 0.01
+
+
+def test_centroids_smooth_with_the_psf_of_the_colour_of_each_source() -> None:
+    """The wider PSF of the redder source smooths more, which changes the error of the centre."""
+    psf = PiffWrapper(make_piff(keys=("x", "y", "colorValue")), Box.factory[0:110, 0:120], 25)
+    exposure = replace_components(stars([30.4, 80.5], [50.2, 50.2], add_noise=False), psf=psf)
+    errors = []
+    for color in ([0.0, 2.0], [2.0, 2.0]):
+        sources = sources_of(exposure, [30.4, 80.5], [50.2, 50.2], psf_color_value=color)
+        SdssCentroidPlugin(SdssCentroidConfig(), "centre", sources.catalog.schema).measure(sources)
+        assert not sources.catalog["centre_flag"].any()
+        errors.append(np.array(sources.catalog["centre_xErr"]))
+    assert errors[0][0] != pytest.approx(errors[1][0], rel=1e-3)
+    assert errors[0][1] == errors[1][1]
 
 
 def test_colours_are_for_psfs_that_take_them() -> None:

@@ -194,13 +194,13 @@ class MeasurementSources:
 
     @property
     def psf_kernels_at_peaks(self) -> np.ndarray:
-        """PSF kernel images at `first_peaks`, float32 (n, h, w).
+        """PSF kernel images at `first_peaks`, float64 (n, h, w).
 
         For centroid plugins, which run before there are centroids.  They are drawn anew at each call: to keep
         them for the rest of the measurement would cost more memory than drawing them again costs time.
         """
         x, y = self.first_peaks
-        return kernel_stamps(self.psf, x=x, y=y, color=self.psf_colors, dtype=np.float32)
+        return kernel_stamps(self.psf, x=x, y=y, color=self.psf_colors)
 
     @functools.cached_property
     def psf_flag(self) -> np.ndarray:

@@ -8,7 +8,7 @@ import lsst.pex.config as pex_config
 import numpy as np
 
 from secondlight.catalog.schema import Schema
-from secondlight.psf.evaluation import determinant_radius, kernel_stamps, stamp_shapes
+from secondlight.psf.evaluation import determinant_radius, stamp_shapes
 
 from ..plugin import CENTROID_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
@@ -63,7 +63,7 @@ class SdssCentroidPlugin(MeasurementPlugin):
     def measure(self, sources: MeasurementSources) -> None:
         """Measure about the first peak of each footprint."""
         peak_x, peak_y = sources.first_peaks
-        stamps = kernel_stamps(sources.psf, x=peak_x, y=peak_y)
+        stamps = sources.psf_kernels_at_peaks
         sigma = determinant_radius(stamp_shapes(stamps))
         no_psf = ~np.isfinite(sigma) & np.isfinite(peak_x)
         sources.note_invalid_psf(no_psf)
