@@ -98,6 +98,19 @@ def test_general_fit_keeps_to_its_priors_where_noise_is_large() -> None:
         np.testing.assert_allclose(found, SHAPE * factor**2, rtol=1e-6)
 
 
+def test_an_ellipse_too_flat_for_numbers_fails_alone() -> None:
+    stamps = np.repeat(gaussian((3.1, 2.4, 0.4))[None], 2, axis=0).astype(np.float32)
+    config = model("SingleGaussian")
+    starts = _starts(np.array([SHAPE, SHAPE]), config.components())
+    starts[0, 0, 2:4] = 19.0, 0.0
+    centres, ellipses = np.full((2, 1, 2), np.nan), np.full((2, 1, 3), np.nan)
+    coefficients, codes = np.full((2, 1), np.nan), np.zeros(2, dtype=np.int64)
+    general.general_shapelet_loop(stamps, config.settings(), starts, centres, ellipses, coefficients, codes)
+    assert codes.tolist() == [kernels.INVALID_MOMENTS, kernels.FITTED]
+    assert np.isnan(coefficients[0]).all()
+    assert np.isfinite(coefficients[1]).all()
+
+
 def test_derivatives_of_the_general_objective() -> None:
     chosen, stamp = model("DoubleShapelet").settings(), core_and_wings()
     scratch = make_scratch(stamp.size, 0)

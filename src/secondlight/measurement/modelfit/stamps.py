@@ -129,7 +129,7 @@ def shift_origin(scratch: Scratch, x: float, y: float) -> None:
 def solve_least_squares(rows: np.ndarray, data: np.ndarray, solution: np.ndarray) -> None:
     """Fit data (n) by a sum of images (m, n), leaving out combinations that the data do not tell.
 
-    ``solution`` is filled with the factors (m).
+    ``solution`` is filled with the factors (m), NaN if an image is not finite.
     """
     m = len(rows)
     if m == 0:
@@ -139,6 +139,9 @@ def solve_least_squares(rows: np.ndarray, data: np.ndarray, solution: np.ndarray
         right[i] = dot(rows[i], data)
         for j in range(i + 1):
             normal[i, j] = normal[j, i] = dot(rows[i], rows[j])
+    if not np.isfinite(normal).all():
+        solution[:] = np.nan
+        return
     values, vectors = np.linalg.eigh(normal)
     solution[:] = 0.0
     for k in range(m):
