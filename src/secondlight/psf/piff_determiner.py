@@ -203,7 +203,8 @@ class PiffPsfDeterminerTask(Task):
     def _inverse_variance(self, stamps: PsfStamps) -> np.ndarray:
         """Return the full weight of good pixels (n, size, size); no fit is to be kept from bright stars."""
         variance = stamps.variance.astype(np.float64)
-        good = np.isfinite(variance) & (variance > 0) & ~stamps.masked(self.config.zeroWeightMaskBits)
+        good = np.isfinite(stamps.image) & np.isfinite(variance) & (variance > 0)
+        good &= ~stamps.masked(self.config.zeroWeightMaskBits)
         return np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0)
 
     def _fit_order(self, exposure: VisitImage, candidates: PsfCandidates, order: int) -> Struct:
