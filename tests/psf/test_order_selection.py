@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lsst.images import Box, VisitImage
+from lsst.images import Box, Image, VisitImage
 from lsst.images.psfs import GaussianPointSpreadFunction
 
 from secondlight.psf._piff_config import PiffPsfDeterminerConfig
@@ -84,6 +84,44 @@ def test_no_order_can_be_fitted() -> None:
 
     chosen = choose_order(range(3), stars, stars[:0], fit=fit, weigh=equal_weights, min_held_out=5, folds=3)
     assert chosen is None
+
+
+def test_no_star_tells_the_orders_apart() -> None:
+    _, stars = varying_stars(6, slope=0.0)
+    bounds = Box.factory[0:2000, 0:2000]
+
+    class Partial(GaussianPointSpreadFunction):
+        """Cannot be evaluated on one side of the image."""
+
+        def __init__(self, above: bool) -> None:
+            super().__init__(SIGMA, bounds=bounds, stamp_size=SIZE)
+            self.above = above
+
+        def compute_stellar_image(self, *, x: float, y: float) -> Image:
+            if bool(x > np.median(stars.x)) != self.above:
+                raise RuntimeError("no light here")
+            return super().compute_stellar_image(x=x, y=y)
+
+    chosen = choose_order(
+        range(2),
+        stars,
+        stars,
+        fit=lambda order, part: Partial(order == 1),
+        weigh=equal_weights,
+        min_held_out=1,
+        folds=2,
+    )
+    assert chosen is None
+
+
+def test_held_out_pixels_without_a_value_do_not_count() -> None:
+    image, stars = varying_stars(20, slope=0.0)
+    out = np.arange(20) < 5
+    held_out = stars[out]
+    held_out.stamps.image[:, 0, 0] = np.nan
+    metadata: dict[str, float] = {}
+    make_task().determine_psf(image, stars[~out], metadata, held_out=held_out)
+    assert 0.5 < metadata["heldOutChi2Median"] < 2.0
 
 
 def test_every_star_is_held_out_once() -> None:

@@ -31,7 +31,7 @@ def choose_order(
     min_held_out: int,
     folds: int,
 ) -> int | None:
-    """Return the lowest order that predicts stars as well as any; `None` if no order could be fitted.
+    """Return the lowest order that predicts stars as well as any; `None` if there is nothing to compare.
 
     Parameters
     ----------
@@ -60,7 +60,10 @@ def choose_order(
             # Too few stars for this order are too few for all higher ones.
             break
     usable = {order: r for order, r in residuals.items() if np.isfinite(r.snr + r.size).any()}
-    return best_order(usable) if usable else None
+    try:
+        return best_order(usable)
+    except ValueError:
+        return None
 
 
 def _cross_validate(
