@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/secondlight demo $(REPO) $(if $(DATA),--data $(DATA)) -j $(JOBS)
 
 test: setup
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,3 +22,8 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real-data folder {folder} is absent (set SECONDLIGHT_TEST_DATA)")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run whole pipelines last: they start many processes, which are quick once all kernels are compiled."""
+    items.sort(key=lambda item: "chain" in item.path.parts)

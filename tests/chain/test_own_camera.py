@@ -20,7 +20,7 @@ from secondlight.sky.sky_map import RingsSkyMap, RingsSkyMapConfig
 from ..scenes import make_visit_image
 from .conftest import run_command, tool
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("own_camera")]
+pytestmark = pytest.mark.slow
 
 GOOD = (11, 12)
 MASKED, STARLESS = 13, 14

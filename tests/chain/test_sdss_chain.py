@@ -15,7 +15,7 @@ from secondlight.report.summary import held_out_sizes, repeatability, visit_numb
 
 from .conftest import OUTPUT, QUANTUM_GRAPH, run_command, tool
 
-pytestmark = [pytest.mark.realdata, pytest.mark.slow, pytest.mark.xdist_group("sdss")]
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 SKYMAP = "secondlight_rings"
 BAD_FLAGS = (

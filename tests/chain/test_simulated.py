@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 
 from .conftest import OUTPUT, run_command, tool
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("simulated")]
+pytestmark = pytest.mark.slow
 
 IMAGES = "SimCam/images"
 WHERE = list(itertools.product((1001, 1003), (0, 1)))
