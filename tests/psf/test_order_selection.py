@@ -124,6 +124,14 @@ def test_held_out_pixels_without_a_value_do_not_count() -> None:
     assert 0.5 < metadata["heldOutChi2Median"] < 2.0
 
 
+def test_the_order_told_is_that_of_the_model() -> None:
+    image, stars = varying_stars(4, slope=0.0)
+    metadata: dict[str, float] = {}
+    task = make_task(spatialOrder=2, zerothOrderInterpNotEnoughStars=True)
+    task.determine_psf(image, stars, metadata)
+    assert metadata["spatialOrder"] == 0
+
+
 def test_every_star_is_held_out_once() -> None:
     _, stars = varying_stars(10, slope=0.0)
     fitted: list[set[int]] = []

@@ -325,7 +325,11 @@ class PiffPsfDeterminerTask(Task):
         )  # fmt: skip
         if metadata is not None:
             metadata["spatialFitChi2"] = float(psf.chisq)
-            metadata["spatialOrder"] = order
+            # A model may have become constant for want of stars.
+            interp = getattr(psf, "interp", None)
+            metadata["spatialOrder"] = (
+                int(interp._orders[0]) if isinstance(interp, piff.BasisPolynomial) else order
+            )
             metadata["numAvailStars"] = available
             metadata["numGoodStars"] = len(positions)
             metadata["avgX"] = float(np.mean([p.x for p in positions]))
