@@ -45,3 +45,15 @@ def test_annulus_without_a_hole() -> None:
     catalog = measure_at(exposure, ["base_LocalBackground"], x=[80.3], y=[70.0], settings=settings)
     assert catalog["base_LocalBackground_instFlux"][0] == pytest.approx(3.0)
     assert not catalog["base_LocalBackground_flag"].any()
+
+
+def test_unknown_variances_do_not_count() -> None:
+    """Ten of the 21 columns of the ellipse are unknown; the others rise from left to right."""
+    exposure = make_visit_image(width=160, height=150, noise=10.0, add_noise=False)
+    exposure.variance.array[...] = np.arange(160.0)
+    exposure.variance.array[:, 81:] = np.nan
+    catalog = measure_at(exposure, ["base_Variance"], x=[80.0], y=[70.0])
+    j, i = np.mgrid[:150, :160]
+    inside = exposure.variance.array[np.hypot(i - 80, j - 70) <= 10]
+    assert catalog["base_Variance_value"][0] == np.nanmedian(inside)
+    assert not catalog["base_Variance_flag"][0]

@@ -62,6 +62,7 @@ def _median_loop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return medians of the good pixels (h, w) in ellipses at array positions x, y (n), and where none is.
 
+    A pixel that is NaN is not good; compiled medians would take it for the largest.
     ``shapes`` are moments ``[xx, yy, xy]`` (n, 3); an ellipse that is not finite is empty.
     """
     n = len(x)
@@ -78,7 +79,7 @@ def _median_loop(
         for j in range(max(0, math.ceil(y[k] - half)), min(height - 1, math.floor(y[k] + half)) + 1):
             i0, i1 = row_span(x[k], y[k], xx, yy, xy, j)
             for i in range(max(0, i0), min(width - 1, i1) + 1):
-                if not bad[j, i]:
+                if not (bad[j, i] or math.isnan(values[j, i])):
                     found.append(values[j, i])
         if len(found) == 0:
             empty[k] = True
