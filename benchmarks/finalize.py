@@ -107,7 +107,12 @@ def storage(inputs: Inputs) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         image, table = str(Path(folder) / "image.fits"), str(Path(folder) / "sources.parquet")
         sources = inputs.sources.to_astropy()
-        timed("write the image", lambda: lsst.images.fits.write(inputs.exposure, image))
+        # As a repository stores images that only the next task reads.
+        plain = dict.fromkeys(("image", "mask", "variance"))
+        timed(
+            "write the image",
+            lambda: lsst.images.fits.write(inputs.exposure, image, compression_options=plain),
+        )
         timed("read the image", lambda: read_archive(image, VisitImage))
         timed("write the table", lambda: pq.write_table(astropy_to_arrow(sources), table))
         timed("read the table", lambda: arrow_to_astropy(pq.read_table(table)))
