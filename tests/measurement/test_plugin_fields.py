@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import lsst.pex.config as pex_config
 import pytest
 
 import secondlight.measurement.task  # noqa: F401  (registers the plugins)
@@ -159,3 +160,14 @@ def test_every_plugin_is_specified() -> None:
     known = ("base_", "ext_", "modelfit_")
     registered = {name for name in plugin_registry if name.startswith(known)}
     assert registered == set(FIELDS) | own
+
+
+@pytest.mark.parametrize(
+    ("plugin", "field", "value"),
+    [("base_CircularApertureFlux", "radii", [0.0, 3.0]), ("base_Blendedness", "nSigmaWeightMax", 0.0)],
+)
+def test_sizes_must_be_positive(plugin: str, field: str, value: object) -> None:
+    """Refused when configured: the measurement itself could only fail for all sources."""
+    config = plugin_registry[plugin].ConfigClass()
+    with pytest.raises((ValueError, pex_config.FieldValidationError)):
+        setattr(config, field, value)

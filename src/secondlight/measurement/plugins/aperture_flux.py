@@ -22,7 +22,9 @@ class CircularApertureFluxConfig(MeasurementPluginConfig):
     """Configuration of `CircularApertureFluxPlugin`."""
 
     radii = pex_config.ListField[float](
-        doc="Radii, pixels.", default=[3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0]
+        doc="Radii, pixels.",
+        default=[3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0],
+        itemCheck=lambda r: r > 0,
     )
     maxSincRadius = pex_config.Field[float](
         doc="Largest radius measured with sinc coefficients, pixels; larger ones sum whole pixels.",

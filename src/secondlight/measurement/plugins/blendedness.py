@@ -31,7 +31,7 @@ class BlendednessConfig(MeasurementPluginConfig):
     doFlux = pex_config.Field[bool](doc="Whether to measure blendedness by weighted fluxes.", default=True)
     doShape = pex_config.Field[bool](doc="Whether to measure weighted moments.", default=True)
     nSigmaWeightMax = pex_config.Field[float](
-        doc="Size of the region in units of the source's shape.", default=3.0
+        doc="Size of the region in units of the source's shape.", default=3.0, check=lambda n: n > 0
     )
 
 
