@@ -12,16 +12,16 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondlight.measurement.modelfit import optimizer as optimizer
-from secondlight.measurement.modelfit import priors as priors
-from secondlight.measurement.modelfit import regions as regions
+from secondlight.measurement.modelfit import optimizer, priors, regions
 from secondlight.measurement.modelfit.config import CModelConfig, EmpiricalPriorConfig, LinearPriorConfig
 from secondlight.measurement.modelfit.mixtures import draw_mixture, fill_offsets
 from secondlight.measurement.modelfit.profiles import PROFILES, profile_mixture
 from secondlight.measurement.modelfit.shapelet_psf import _moments, shapelets_to_derivatives
-from secondlight.measurement.modelfit.shapelets import convolve_with_gaussian, fill_basis
+from secondlight.measurement.modelfit.shapelets import fill_basis
 from secondlight.measurement.modelfit.stages import parameters_of
 from secondlight.measurement.pixels import SourcePixels
+
+from .shapelet_algebra import convolve_with_gaussian
 
 SIZE = 61
 REGION = regions.RegionSettings(1.5, 4.0, 2.0, 1.0, 3.0, 100000, 0.1)

@@ -12,13 +12,12 @@ from scipy.special import eval_hermite
 
 from secondlight.measurement.modelfit.shapelets import (
     MAX_ORDER,
-    component_moments,
-    convolve_with_gaussian,
     fill_basis,
     square_root,
     term_count,
 )
 
+from .shapelet_algebra import component_moments, convolve_with_gaussian
 from .shapelet_twins import basis_twin, draw_expansion, grid, matrix_root
 
 ELLIPSES = [(3.0, 3.0, 0.0), (4.0, 2.5, 1.1), (2.2, 5.0, -1.9)]
