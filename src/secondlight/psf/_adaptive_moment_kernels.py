@@ -26,8 +26,8 @@ _START = 1.5
 _BOX_SIGMAS = 4.0
 _MAX_BOX = 1000.0
 _MIN_DETERMINANT = 1.1920929e-07
-_PIXEL_CUT = 14.0
-_SUBPIXEL_CUT = 9.0
+PIXEL_CUT = 14.0
+SUBPIXEL_CUT = 9.0
 _SUBPIXEL_STEP = 0.25
 _SUBPIXEL_FIRST = -0.375
 
@@ -59,7 +59,7 @@ def _subpixel_sums(
         for sx in (_SUBPIXEL_FIRST, -_SUBPIXEL_FIRST):
             px, py = dx + sx, dy + sy
             worst = max(worst, w_xx * px * px + 2.0 * w_xy * px * py + w_yy * py * py)
-    if worst > _SUBPIXEL_CUT:
+    if worst > SUBPIXEL_CUT:
         return
     for j in range(4):
         py = dy + _SUBPIXEL_FIRST + _SUBPIXEL_STEP * j
@@ -83,7 +83,7 @@ def _row_reach(x: float, w_xx: float, slope: float, rest: float, x0: int, x1: in
     """
     if w_xx <= 0.0:
         return x0, x1
-    root = slope * slope - w_xx * (rest - _PIXEL_CUT)
+    root = slope * slope - w_xx * (rest - PIXEL_CUT)
     if root < 0.0:
         return x0, x0 - 1
     half = math.sqrt(root) / w_xx
@@ -134,7 +134,7 @@ def weighted_sums(
         total = along = square = 0.0
         for i in range(first, last + 1):
             dx = i - x
-            if w_xx * dx * dx + 2.0 * slope * dx + rest <= _PIXEL_CUT:
+            if w_xx * dx * dx + 2.0 * slope * dx + rest <= PIXEL_CUT:
                 term = float(image[j, i]) * weight
                 total += term
                 along += term * dx

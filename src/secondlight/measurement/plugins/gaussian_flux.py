@@ -11,15 +11,12 @@ import numpy as np
 from numba import njit
 
 from secondlight.catalog.schema import Schema
-from secondlight.psf._adaptive_moment_kernels import needs_subpixels, weight_box
+from secondlight.psf._adaptive_moment_kernels import PIXEL_CUT, SUBPIXEL_CUT, needs_subpixels, weight_box
 
 from ..pixels import SourcePixels, hide, show
 from ..plugin import FLUX_ORDER, MeasurementPlugin, MeasurementPluginConfig, register
 from ..sources import MeasurementSources
 from .moment_errors import size_response
-
-_PIXEL_CUT = 14.0
-_SUBPIXEL_CUT = 9.0
 
 
 class GaussianFluxConfig(MeasurementPluginConfig):
@@ -69,7 +66,7 @@ def _subpixel_weight(dx: float, dy: float, w_xx: float, w_xy: float, w_yy: float
             q = w_xx * px * px + 2.0 * w_xy * px * py + w_yy * py * py
             worst = max(worst, q)
             total += math.exp(-0.5 * q)
-    return 0.0 if worst > _SUBPIXEL_CUT else total / 16.0
+    return 0.0 if worst > SUBPIXEL_CUT else total / 16.0
 
 
 @njit(cache=True, nogil=True)
@@ -104,7 +101,7 @@ def gaussian_flux_loop(
                 q = w_xx * dx * dx + 2.0 * w_xy * dx * dy + w_yy * dy * dy
                 if subpixels:
                     w = _subpixel_weight(dx, dy, w_xx, w_xy, w_yy)
-                elif q > _PIXEL_CUT:
+                elif q > PIXEL_CUT:
                     continue
                 else:
                     w = math.exp(-0.5 * q)

@@ -19,10 +19,8 @@ import math
 import numpy as np
 from numba import njit
 
-from secondlight.psf._adaptive_moment_kernels import needs_subpixels, weight_box
+from secondlight.psf._adaptive_moment_kernels import PIXEL_CUT, SUBPIXEL_CUT, needs_subpixels, weight_box
 
-_PIXEL_CUT = 14.0
-_SUBPIXEL_CUT = 9.0
 _SUBPIXELS = 4
 _LEAST_KURTOSIS, _LARGEST_KURTOSIS = 1.0, 2.5
 """Limits of what is believed of the kurtosis of noisy objects; that of galaxies is 2.0 to 2.3."""
@@ -64,7 +62,7 @@ def _noise_sums(
     """
     a, b, c = root
     x0, x1, y0, y1 = box
-    cut = _PIXEL_CUT if count == 1 else _SUBPIXEL_CUT
+    cut = PIXEL_CUT if count == 1 else SUBPIXEL_CUT
     share, first = 1.0 / (count * count), 0.5 * (1.0 / count - 1.0)
     terms = np.empty(4)
     sums[:] = 0.0
