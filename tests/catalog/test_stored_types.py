@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from lsst.daf.butler import Butler, Config, DatasetType
 from lsst.images import ObservationSummaryStats
+from lsst.images.serialization import read_archive, write_archive
 from lsst.resources import ResourcePath
 
 from secondlight.catalog.footprints import Footprints
@@ -65,6 +67,7 @@ def test_visit_summary(butler: Butler) -> None:
         valid_polygon=image.bbox.to_polygon(),
         obs_info=image.obs_info,
         summary_stats=ObservationSummaryStats(psfSigma=1.5),
+        calibration_sources={"psf": "calexp", "photo_calib": "initial_photoCalib_detector"},
     )
     summary = VisitSummary(100, [full, DetectorSummary(2)], instrument="TestCam", band="r", comment="two")
     again = round_trip(butler, "VisitSummary", summary)
@@ -73,6 +76,18 @@ def test_visit_summary(butler: Butler) -> None:
     assert again.find(2) == DetectorSummary(2)
     assert again.find(7) is None
     assert again.find(4) == full
+
+
+def test_visit_summary_without_sources_of_calibrations(tmp_path: Path) -> None:
+    record = DetectorSummary(4, photo_calib=PhotoCalib(3.0), calibration_sources={"photo_calib": "somewhere"})
+    path = tmp_path / "summary.json"
+    write_archive(VisitSummary(100, [record]), str(path))
+    text = json.loads(path.read_text())
+    del text["records"][0]["calibration_sources"]
+    text["schema_version"] = "1.0.0"
+    path.write_text(json.dumps(text))
+    again = read_archive(str(path), VisitSummary)
+    assert again.find(4) == DetectorSummary(4, photo_calib=PhotoCalib(3.0))
 
 
 def test_visit_summary_refuses_a_detector_twice() -> None:

@@ -86,6 +86,10 @@ def test_consolidates() -> None:
     assert summary.find(9).photo_calib.mean == pytest.approx(3.0)
     assert summary.find(9).photo_calib.field is not None
     assert summary.find(9).valid_polygon == Box.factory[0:50, 0:60]
+    assert record.calibration_sources == {
+        "psf": "calexp", "sky_projection": "calexp", "photo_calib": "initial_photoCalib_detector",
+    }  # fmt: skip
+    assert summary.find(9).calibration_sources["photo_calib"] == "calexp"
 
     table = result.source_table
     assert table["sourceId"].tolist() == [400, 401, 402, 900, 901]

@@ -60,6 +60,8 @@ def test_visit_equals_consolidated_detectors() -> None:
     for ours, theirs in zip(together.psf_ap_corr_cat, whole.psf_ap_corr_cat, strict=True):
         np.testing.assert_array_equal(ours.psf.piff_psf.interp.q, theirs.psf.piff_psf.interp.q)
         assert ours.aperture_corrections == theirs.aperture_corrections
+        assert set(ours.calibration_sources) == {"psf", "aperture_corrections"}
+        assert set(ours.calibration_sources.values()) == {"finalized_psf_ap_corr_detector_catalog"}
 
 
 def test_visit_uses_detectors_with_both_inputs(caplog: pytest.LogCaptureFixture) -> None:

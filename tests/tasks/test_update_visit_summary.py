@@ -140,6 +140,13 @@ def test_wcs_and_photo_calib_of_a_global_fit(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         four, nine, eleven = run(config, wcs_overrides_global=wcs, photo_calib_overrides_global=calib)
     assert four.sky_projection == near
+    assert four.calibration_sources == {
+        "psf": "finalized_psf_ap_corr_catalog",
+        "aperture_corrections": "finalized_psf_ap_corr_catalog",
+        "sky_projection": "global gbdesAstrometricFitSkyWcsCatalog",
+        "photo_calib": "global fgcmPhotoCalibCatalog",
+        "background": "input_summary visitSummary",
+    }
     assert four.summary_stats.dec == pytest.approx(2.0 + 0.1 / 3600, abs=1e-8)
     assert four.summary_stats.zeroPoint == pytest.approx(28.0)
     assert nine.sky_projection is None

@@ -52,6 +52,10 @@ class DetectorSummary:
         Observation metadata.
     summary_stats
         Summary statistics.
+    calibration_sources
+        Where the pieces came from, in words or dataset names, by ``psf``, ``aperture_corrections``,
+        ``sky_projection``, ``photo_calib`` and ``background`` (of the statistics); pieces that are missing or
+        of unknown origin have no entry.
     """
 
     detector: int
@@ -63,6 +67,7 @@ class DetectorSummary:
     valid_polygon: Bounds | None = None
     obs_info: ObservationInfo | None = None
     summary_stats: ObservationSummaryStats | None = None
+    calibration_sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def serialize(self, archive: OutputArchive[Any]) -> DetectorSummaryModel[Any]:
         """Write to an archive of `lsst.images`.
@@ -99,6 +104,7 @@ class DetectorSummary:
             valid_polygon=self.valid_polygon.serialize() if self.valid_polygon is not None else None,
             obs_info=self.obs_info,
             summary_stats=self.summary_stats,
+            calibration_sources=self.calibration_sources,
         )
 
 
@@ -122,6 +128,9 @@ class DetectorSummaryModel[P: pydantic.BaseModel](pydantic.BaseModel, ser_json_i
     summary_stats: ObservationSummaryStats | None = pydantic.Field(
         default=None, description="Summary statistics."
     )
+    calibration_sources: dict[str, str] = pydantic.Field(
+        default_factory=dict, description="Where the pieces came from."
+    )
 
     def deserialize(self, archive: InputArchive[Any]) -> DetectorSummary:
         """Read from an archive of `lsst.images`."""
@@ -139,6 +148,7 @@ class DetectorSummaryModel[P: pydantic.BaseModel](pydantic.BaseModel, ser_json_i
             valid_polygon=self.valid_polygon.deserialize() if self.valid_polygon is not None else None,
             obs_info=self.obs_info,
             summary_stats=self.summary_stats,
+            calibration_sources=self.calibration_sources,
         )
 
 
@@ -225,7 +235,7 @@ class VisitSummaryModel[P: pydantic.BaseModel](ArchiveTree):
     """Stored form of a `VisitSummary`."""
 
     SCHEMA_NAME: ClassVar[str] = "secondlight_visit_summary"
-    SCHEMA_VERSION: ClassVar[str] = "1.0.0"
+    SCHEMA_VERSION: ClassVar[str] = "1.1.0"
     MIN_READ_VERSION: ClassVar[int] = 1
     SCHEMA_URL_BASE: ClassVar[str] = "https://secondlight.readthedocs.io/schemas"
     PUBLIC_TYPE: ClassVar[type] = VisitSummary

@@ -8,6 +8,7 @@ __all__ = (
     "ConsolidateFinalizeCharacterizationDetectorTask",
 )
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,7 @@ class ConsolidateFinalizeCharacterizationDetectorTask(PipelineTask):
 
     ConfigClass = ConsolidateFinalizeCharacterizationDetectorConfig
     _DefaultName = "consolidate_finalize_characterization_detector"
+    config: ConsolidateFinalizeCharacterizationDetectorConfig
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Get handles of the inputs, run, and write the results."""
@@ -105,7 +107,7 @@ class ConsolidateFinalizeCharacterizationDetectorTask(PipelineTask):
         first: VisitSummary = summaries[detectors[0]]
         result = VisitSummary(
             first.visit,
-            [_record(summaries[detector], detector, first.visit) for detector in detectors],
+            [self._record(summaries[detector], detector, first.visit) for detector in detectors],
             instrument=first.instrument,
             band=first.band,
             physical_filter=first.physical_filter,
@@ -114,14 +116,16 @@ class ConsolidateFinalizeCharacterizationDetectorTask(PipelineTask):
         tables = {detector: load(src_detector_table_dict[detector]) for detector in detectors}
         return Struct(psf_ap_corr_cat=result, output_table=stack_tables(tables))
 
-
-def _record(summary: VisitSummary, detector: int, visit: int) -> DetectorSummary:
-    """Return the record of a detector, checked to be of the right visit."""
-    if summary.visit != visit:
-        raise ValueError(f"Detector {detector}: expected visit {visit}, found visit {summary.visit}.")
-    record = summary.find(detector)
-    if record is None:
-        raise ValueError(
-            f"Visit {visit}: the summary of detector {detector} has records of {summary.detectors} only."
-        )
-    return record
+    def _record(self, summary: VisitSummary, detector: int, visit: int) -> DetectorSummary:
+        """Return the record of a detector, checked to be of the right visit."""
+        if summary.visit != visit:
+            raise ValueError(f"Detector {detector}: expected visit {visit}, found visit {summary.visit}.")
+        record = summary.find(detector)
+        if record is None:
+            raise ValueError(
+                f"Visit {visit}: the summary of detector {detector} has records of {summary.detectors} only."
+            )
+        origin = self.config.connections.finalized_psf_ap_corr_detector_cats
+        pieces = ("psf", "aperture_corrections")
+        sources = {piece: origin for piece in pieces if getattr(record, piece) is not None}
+        return dataclasses.replace(record, calibration_sources=sources)

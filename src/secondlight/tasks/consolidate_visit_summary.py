@@ -8,6 +8,7 @@ __all__ = (
     "ConsolidateVisitSummaryTask",
 )
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -165,7 +166,7 @@ class ConsolidateVisitSummaryTask(PipelineTask):
         calibs = initial_photo_calibs or {}
         summary = VisitSummary(
             visit,
-            [_summarize(detector, calexps[detector], calibs.get(detector)) for detector in usable],
+            [self._summarize(detector, calexps[detector], calibs.get(detector)) for detector in usable],
             instrument=instrument,
             band=band,
             physical_filter=physical_filter,
@@ -183,34 +184,42 @@ class ConsolidateVisitSummaryTask(PipelineTask):
         }
         return Struct(visit_summary=summary, source_table=stack_source_tables(tables))
 
+    def _summarize(
+        self, detector: int, image: Handle | VisitImage, photo_calib: Handle | PhotoCalib | None
+    ) -> DetectorSummary:
+        """Return the record of a detector, reading components of its image only."""
+
+        def component(name: str) -> Any:
+            return getattr(image, name) if isinstance(image, VisitImage) else image.get(component=name)
+
+        names = self.config.connections
+        bbox, bounds = component("bbox"), component("bounds")
+        calib: PhotoCalib | None = None
+        if photo_calib is not None:
+            calib = _read(photo_calib, PhotoCalib)
+        elif (scaling := component("photometric_scaling")) is not None:
+            calib = scaling_to_photo_calib(scaling, component("unit"))
+        record = DetectorSummary(
+            detector=detector,
+            bbox=bbox,
+            psf=component("psf"),
+            aperture_corrections=component("aperture_corrections"),
+            sky_projection=component("sky_projection"),
+            photo_calib=calib,
+            valid_polygon=None if bounds == bbox else bounds,
+            obs_info=component("obs_info"),
+            summary_stats=component("summary_stats"),
+        )
+        for piece in ("psf", "aperture_corrections", "sky_projection", "photo_calib"):
+            if getattr(record, piece) not in (None, {}):
+                record.calibration_sources[piece] = names.calexps
+        if photo_calib is not None:
+            record.calibration_sources["photo_calib"] = names.initial_photo_calibs
+        if record.summary_stats is not None and math.isfinite(record.summary_stats.skyBg):
+            record.calibration_sources["background"] = names.calexps
+        return record
+
 
 def _read(item: Any, kind: type) -> Any:
     """Return an object that is given itself or behind a handle."""
     return item if isinstance(item, kind) else item.get()
-
-
-def _summarize(
-    detector: int, image: Handle | VisitImage, photo_calib: Handle | PhotoCalib | None
-) -> DetectorSummary:
-    """Return the record of a detector, reading components of its image only."""
-
-    def component(name: str) -> Any:
-        return getattr(image, name) if isinstance(image, VisitImage) else image.get(component=name)
-
-    bbox, bounds = component("bbox"), component("bounds")
-    calib: PhotoCalib | None = None
-    if photo_calib is not None:
-        calib = _read(photo_calib, PhotoCalib)
-    elif (scaling := component("photometric_scaling")) is not None:
-        calib = scaling_to_photo_calib(scaling, component("unit"))
-    return DetectorSummary(
-        detector=detector,
-        bbox=bbox,
-        psf=component("psf"),
-        aperture_corrections=component("aperture_corrections"),
-        sky_projection=component("sky_projection"),
-        photo_calib=calib,
-        valid_polygon=None if bounds == bbox else bounds,
-        obs_info=component("obs_info"),
-        summary_stats=component("summary_stats"),
-    )

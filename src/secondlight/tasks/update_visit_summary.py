@@ -191,6 +191,7 @@ class UpdateVisitSummaryTask(PipelineTask):
             if self.config.photo_calib_provider == "global":
                 override = _given(photo_calib_overrides_global, "photo_calib").find(old.detector)
                 self._update_photo_calib(record, override)
+            record.calibration_sources = self._sources(record)
             records.append(record)
         result = VisitSummary(
             input_summary.visit,
@@ -201,6 +202,22 @@ class UpdateVisitSummaryTask(PipelineTask):
             comment="Final calibrations.",
         )
         return Struct(output_summary=result)
+
+    def _sources(self, record: DetectorSummary) -> dict[str, str]:
+        """Say where the pieces of a finished record came from; what is missing came from nowhere."""
+        names = self.config.connections
+        kept = f"input_summary {names.input_summary}"
+        wcs, calib = self.config.wcs_provider, self.config.photo_calib_provider
+        origins = {
+            "psf": names.psf_overrides,
+            "aperture_corrections": names.ap_corr_overrides,
+            "sky_projection": kept if wcs == "input_summary" else f"{wcs} {names.skyWcsName}SkyWcsCatalog",
+            "photo_calib": (
+                kept if calib == "input_summary" else f"{calib} {names.photoCalibName}PhotoCalibCatalog"
+            ),
+        }
+        sources = {piece: origin for piece, origin in origins.items() if getattr(record, piece) is not None}
+        return sources | {"background": kept}
 
     def _update_psf_stats(self, record: DetectorSummary, stars: Table) -> None:
         """Recompute what depends on the PSF; without a bounding box or PSF it becomes unknown."""
