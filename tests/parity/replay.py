@@ -138,7 +138,7 @@ class ReplayedReprocessing(ReprocessVisitImageTask):
     pack: ParityPack
     given = ("id", "parent", "sky_source")
 
-    def _find_sources(
+    def _detect(
         self, exposure: VisitImage, background: BackgroundMap, ratio: Any, id_generator: Any
     ) -> tuple[SourceCatalog, BackgroundMap]:
         """Take the footprints of the pack instead of detecting and deblending."""
@@ -149,19 +149,23 @@ class ReplayedReprocessing(ReprocessVisitImageTask):
         for name in self.schema.names:
             if name in self.given or (name.startswith("deblend_") and name in pack.sources):
                 sources[name] = pack.sources[name]
+        return sources, background
+
+    def _measure(self, exposure: VisitImage, detected: SourceCatalog, id_generator: Any) -> SourceCatalog:
+        """Measure what was given over the noise of the pack."""
         measure_in_order(
             self.measurement,
-            sources,
+            detected,
             exposure,
-            neighbours=sources,
-            noise=pack.noise_replaced,
-            photo_calib=pack.photo_calib,
+            neighbours=detected,
+            noise=self.pack.noise_replaced,
+            photo_calib=self.pack.photo_calib,
         )
-        self.normalized_calibration_flux.run(exposure, sources)
-        self.apply_aperture_correction.run(sources, exposure.aperture_corrections)
-        self.catalog_calculation.run(sources)
-        self.set_primary_flags.run(sources)
-        return sources, background
+        self.normalized_calibration_flux.run(exposure, detected)
+        self.apply_aperture_correction.run(detected, exposure.aperture_corrections)
+        self.catalog_calculation.run(detected)
+        self.set_primary_flags.run(detected)
+        return detected
 
 
 def replay_pack(pack: ParityPack) -> Replayed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import astropy.units as u
 import numpy as np
 import pytest
+from lsst.images import Image
 
 from secondlight.catalog.mask_planes import mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
@@ -67,7 +68,8 @@ def test_bad_pixels_of_one_or_both_snaps():
 
 def test_observation_metadata():
     first, second = make_snaps()
-    with make_obs_info(visit=101, exposure_time=20.0).edit_copy() as later:
+    with make_obs_info(exposure_time=20.0).edit_copy() as later:
+        later.exposure_id = 101
         later.datetime_begin = later.datetime_begin + 40 * u.s
         later.datetime_end = later.datetime_end + 40 * u.s
     second = replace_components(second, obs_info=later)
@@ -83,7 +85,8 @@ def test_observation_metadata():
 @pytest.mark.parametrize("n", [0, 3])
 def test_other_numbers(n: int):
     first, _ = make_snaps()
-    with pytest.raises(RuntimeError, match=f"found {n}"):
+    whose = " for exposure 100 of visit 100, detector 4" if n else ""
+    with pytest.raises(RuntimeError, match=rf"found {n}{whose}\.$"):
         make_task().run([first] * n)
 
 
@@ -95,10 +98,40 @@ def test_something_else():
         make_task().run(3)
 
 
-def test_different_shapes():
+def other_filter():
+    with make_obs_info().edit_copy() as info:
+        info.physical_filter = "test_i"
+    return replace_components(make_snaps()[1], obs_info=info)
+
+
+DIFFERENT = {
+    "pixels": lambda: make_visit_image(width=13, height=9, x0=3, y0=4),
+    "detector": lambda: make_visit_image(width=12, height=9, x0=3, y0=4, detector=5),
+    "visit": lambda: make_visit_image(width=12, height=9, x0=3, y0=4, visit=101),
+    "filter": other_filter,
+    "unit": lambda: in_electrons(make_snaps()[1]),
+}
+
+
+def in_electrons(snap):
+    pixels = Image(snap.image.array, bbox=snap.bbox, unit=u.electron)
+    variance = Image(snap.variance.array, bbox=snap.bbox, unit=u.electron**2)
+    return replace_components(snap, image=pixels, variance=variance)
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_snaps_that_do_not_belong_together(what: str):
     first, _ = make_snaps()
-    with pytest.raises(ValueError, match="snaps of exposure 100"):
-        make_task().run([first, make_visit_image(width=13, height=9, x0=3, y0=4)])
+    second = DIFFERENT[what]()
+    with pytest.raises(ValueError, match=rf"exposure 100 of visit 100, detector 4 and .*: the {what} of the"):
+        make_task().run([first, second])
+
+
+def test_psf_of_the_sum_is_that_of_the_first():
+    first, _ = make_snaps()
+    second = make_visit_image(width=12, height=9, x0=3, y0=4, sigma=3.0)
+    assert first.psf != second.psf
+    assert make_task().run([first, second]).psf == first.psf
 
 
 def test_counts_of_the_sum_are_worth_less_flux():

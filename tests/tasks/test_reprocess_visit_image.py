@@ -16,6 +16,7 @@ from lsst.pipe.base import AlgorithmError, Struct
 from secondlight.background.fields import make_background
 from secondlight.catalog.mask_planes import make_mask_schema, mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
+from secondlight.tasks._reprocess_pixels import copy_mask_planes
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
 from tests.scenes import make_visit_image
 
@@ -237,14 +238,13 @@ def test_two_snaps(outputs: Struct, task: ReprocessVisitImageTask) -> None:
 
 def test_mask_planes_are_copied() -> None:
     config = make_config(copyMaskPlanes=["SPIKE", "foo", "bar"])
-    task = ReprocessVisitImageTask(config=config)
     image = make_scene()
     preliminary = Mask(schema=make_mask_schema(["SPIKE", "bar", "TEST", "SAT"]), bbox=image.bbox)
     for name in ("SPIKE", "bar", "TEST"):
         plane = np.zeros(image.bbox.shape, dtype=bool)
         plane[10:20, 100 : 100 + len(name)] = True
         preliminary.set(name, plane)
-    task._copy_mask_planes(image, preliminary)
+    copy_mask_planes(image, preliminary, config.copyMaskPlanes)
     assert "foo" not in image.mask.schema.names
     assert "TEST" not in image.mask.schema.names
     for name in ("SPIKE", "bar"):

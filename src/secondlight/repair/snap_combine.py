@@ -59,8 +59,8 @@ class SnapCombineTask(Task):
         -------
         image
             The image itself if there is only one.  For two, a new image with the calibrations and metadata of
-            the first, the summed exposure time and the mean of the two dates; a count of the sum is worth as
-            much less flux as the exposure is longer.
+            the first, its PSF too, the summed exposure time and the mean of the two dates; a count of the sum
+            is worth as much less flux as the exposure is longer.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class SnapCombineTask(Task):
         RuntimeError
             Raised if the list has neither one nor two images.
         ValueError
-            Raised if the two images differ in pixel box or unit.
+            Raised if the two images differ in visit, detector, filter, pixel box or unit.
         """
         if isinstance(exposures, VisitImage):
             return exposures
@@ -80,7 +80,8 @@ class SnapCombineTask(Task):
         if len(snaps) == 1:
             return snaps[0]
         if len(snaps) != 2:
-            raise RuntimeError(f"Can only combine 1 or 2 snaps of a visit; found {len(snaps)}.")
+            whose = f" for {_name(snaps[0])}" if snaps else ""
+            raise RuntimeError(f"Can only combine 1 or 2 snaps of a visit; found {len(snaps)}{whose}.")
         return self.combine(snaps[0], snaps[1])
 
     def combine(self, first: VisitImage, second: VisitImage) -> VisitImage:
@@ -89,7 +90,7 @@ class SnapCombineTask(Task):
         Raises
         ------
         ValueError
-            Raised if the two images differ in pixel box or unit.
+            Raised if the two images differ in visit, detector, filter, pixel box or unit.
         """
         _check_alike(first, second)
         snaps = (first, second)
@@ -127,19 +128,35 @@ def _scaling_of_sum(first: VisitImage, second: VisitImage) -> Field | None:
     return None if scaling is None else scaling * share
 
 
+def _name(snap: VisitImage) -> str:
+    """Return what to call a snap in messages."""
+    info = snap.obs_info
+    visit = "unknown" if info.visit_id is None else info.visit_id
+    return f"exposure {info.exposure_id} of visit {visit}, detector {snap.detector.id}"
+
+
 def _check_alike(first: VisitImage, second: VisitImage) -> None:
-    """Raise an error that says what differs if two snaps cannot be added pixel by pixel."""
-    exposure = first.obs_info.exposure_id if first.obs_info is not None else "unknown"
-    if first.bbox != second.bbox:
-        raise ValueError(
-            f"Cannot combine the snaps of exposure {exposure}: the first covers {first.bbox}, "
-            f"the second {second.bbox}."
-        )
-    if first.unit != second.unit:
-        raise ValueError(
-            f"Cannot combine the snaps of exposure {exposure}: the first is in {first.unit}, "
-            f"the second in {second.unit}."
-        )
+    """Raise an error that says what differs if two snaps cannot be added pixel by pixel.
+
+    Their PSFs may differ: that of the sum is fitted or given later.
+    """
+    ours, theirs = (
+        {
+            "visit": snap.obs_info.visit_id,
+            "detector": snap.detector.id,
+            "filter": snap.physical_filter,
+            "pixels": snap.bbox,
+            "unit": snap.unit,
+        }
+        for snap in (first, second)
+    )
+    for what, value in ours.items():
+        other = theirs[what]
+        if value != other and value is not None and other is not None:
+            raise ValueError(
+                f"Cannot combine the snaps {_name(first)} and {_name(second)}: "
+                f"the {what} of the first is {value}, of the second {other}."
+            )
 
 
 def combine_obs_info(first: ObservationInfo, second: ObservationInfo) -> ObservationInfo:

@@ -1,0 +1,36 @@
+"""How an image tells that its processing failed half-way."""
+
+from __future__ import annotations
+
+__all__ = ("failure_metadata",)
+
+import math
+from typing import Any
+
+import numpy as np
+from lsst.pipe.base import AlgorithmError
+from lsst.utils.introspection import get_full_type_name
+
+
+def failure_metadata(error: AlgorithmError) -> dict[str, str | bool | int | float]:
+    """Return the record of a failure as metadata of an image, which are plain values.
+
+    Parameters
+    ----------
+    error
+        What ended the processing.
+
+    Returns
+    -------
+    metadata
+        ``failure_type``, ``failure_message``, and ``failure_<name>`` for every plain value of the error's own
+        metadata; numbers that are not finite, which files cannot hold, as text.
+    """
+    record: dict[str, Any] = {"failure_type": get_full_type_name(error), "failure_message": str(error)}
+    for name, value in (error.metadata or {}).items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(plain, float) and not math.isfinite(plain):
+            plain = str(plain)
+        if isinstance(plain, str | bool | int | float):
+            record[f"failure_{name}"] = plain
+    return record

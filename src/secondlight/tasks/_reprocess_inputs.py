@@ -1,0 +1,181 @@
+"""What the final pass asks of its inputs; every error names visit and detector."""
+
+from __future__ import annotations
+
+__all__ = (
+    "Calibrations",
+    "check_background",
+    "check_calibrations",
+    "check_id_generator",
+    "check_ids",
+    "check_preliminary_mask",
+    "final_calibrations",
+    "image_name",
+    "usable_ratio",
+)
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from lsst.images import BackgroundMap, Box, Image, Mask, SkyProjection, VisitImage
+from lsst.images.fields import BaseField, SumField
+from lsst.images.psfs import PointSpreadFunction
+from lsst.pipe.base import UpstreamFailureNoWorkFound
+
+from ..background.fields import subtracted_field
+from ..catalog.ids import IdGenerator
+from ..catalog.photo_calib import PhotoCalib
+from ..catalog.visit_image import visit_of
+from ..catalog.visit_summary import VisitSummary
+
+_ID_BITS = 63
+"""Bits of a positive int64."""
+
+
+def image_name(image: VisitImage) -> str:
+    """Return what to call an image in messages."""
+    return f"Visit {visit_of(image)}, detector {image.detector.id}"
+
+
+class Calibrations(NamedTuple):
+    """Final calibrations of a detector, none of them missing."""
+
+    psf: PointSpreadFunction
+    wcs: SkyProjection[Any]
+    ap_corr: Mapping[str, BaseField]
+    photo_calib: PhotoCalib
+
+
+def final_calibrations(summary: VisitSummary, *, visit: int, detector: int) -> Calibrations:
+    """Return the calibrations of a detector of a visit.
+
+    Raises
+    ------
+    lsst.pipe.base.UpstreamFailureNoWorkFound
+        Raised if the detector is not in the summary, or lacks a calibration; the message names each.
+    """
+    record = summary.find(detector)
+    reasons = ["the visit summary has no row for it"]
+    if record is not None:
+        psf, wcs = record.psf, record.sky_projection
+        ap_corr, photo_calib = record.aperture_corrections, record.photo_calib
+        if psf is not None and wcs is not None and ap_corr is not None and photo_calib is not None:
+            return Calibrations(psf, wcs, ap_corr, photo_calib)
+        needed = {
+            "PSF": psf,
+            "WCS": wcs,
+            "aperture-correction map": ap_corr,
+            "photometric calibration": photo_calib,
+        }
+        reasons = [f"its {name} is missing" for name, value in needed.items() if value is None]
+    lines = "\n".join(f"- {reason}" for reason in reasons)
+    raise UpstreamFailureNoWorkFound(f"Detector {detector} of visit {visit} cannot be processed:\n{lines}")
+
+
+def check_calibrations(where: str, **calibrations: Any) -> None:
+    """Refuse to start without a final calibration, or with a photometric one that is no positive number.
+
+    Raises
+    ------
+    ValueError
+        Raised for either.
+    """
+    missing = [name for name, value in calibrations.items() if value is None]
+    if missing:
+        raise ValueError(f"{where}: no {', '.join(missing)} given; every final calibration is needed.")
+    for name, calibration in calibrations.items():
+        if isinstance(calibration, PhotoCalib) and not 0 < calibration.mean < math.inf:
+            raise ValueError(
+                f"{where}: the mean of {name} is {calibration.mean}; "
+                "expected a positive number of nJy per count."
+            )
+
+
+def check_background(where: str, background: BackgroundMap, bbox: Box) -> None:
+    """Refuse a background that was made for other pixels.
+
+    Raises
+    ------
+    ValueError
+        Raised if a field of the background does not cover the image.
+    """
+    field = subtracted_field(background)
+    for part in field.operands if isinstance(field, SumField) else (field,):
+        if not part.bounds.bbox.contains(bbox):
+            raise ValueError(f"{where}: the background covers {part.bounds.bbox}, but the image has {bbox}.")
+
+
+def check_preliminary_mask(where: str, mask: Mask | None, bbox: Box) -> None:
+    """Refuse a mask to copy planes from that was made for other pixels.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is a mask that does not cover the image.
+    """
+    if mask is not None and not mask.bbox.contains(bbox):
+        raise ValueError(f"{where}: preliminary_mask covers {mask.bbox}, but the image has {bbox}.")
+
+
+def usable_ratio(where: str, ratio: Image, bbox: Box) -> Image:
+    """Return the flat ratio on the pixels of an image, NaN where it is not a positive number.
+
+    Parameters
+    ----------
+    where
+        What to call the image in messages.
+    ratio
+        Background flat over photometric flat; not changed.
+    bbox
+        Pixels of the image.
+
+    Raises
+    ------
+    ValueError
+        Raised if the ratio is no `lsst.images.Image`, does not cover the image, or has no usable pixel.
+    """
+    name = f"{where}: background_to_photometric_ratio"
+    if not isinstance(ratio, Image):
+        raise ValueError(f"{name} must be an Image, not {type(ratio).__name__}.")
+    if not ratio.bbox.contains(bbox):
+        raise ValueError(f"{name} covers {ratio.bbox}, but the image has {bbox}.")
+    ratio = ratio[bbox]
+    good = np.isfinite(ratio.array) & (ratio.array > 0)
+    if not good.any():
+        raise ValueError(f"{name} has no positive finite pixel.")
+    return ratio if good.all() else Image(np.where(good, ratio.array, np.nan), bbox=bbox)
+
+
+def check_id_generator(where: str, generator: IdGenerator) -> None:
+    """Refuse ids that do not fit an int64.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are no bits for the counter, or too few for the catalog id.
+    """
+    bits = generator.counter_bits
+    if not 1 <= bits <= _ID_BITS or not 0 <= generator.catalog_id < 1 << (_ID_BITS - bits):
+        raise ValueError(
+            f"{where}: catalog id {generator.catalog_id} and a counter of {bits} bits do not fit the "
+            f"{_ID_BITS} bits of a source id."
+        )
+
+
+def check_ids(where: str, ids: np.ndarray) -> None:
+    """Refuse a catalog in which two sources have the same id.
+
+    Raises
+    ------
+    ValueError
+        Raised if an id is not unique; the message has the first one.
+    """
+    unique, counts = np.unique(ids, return_counts=True)
+    repeated = unique[counts > 1]
+    if len(repeated):
+        raise ValueError(
+            f"{where}: {len(repeated)} source ids are not unique, {repeated[0]} is the first; "
+            "the id generator must give every row its own."
+        )
