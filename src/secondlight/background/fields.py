@@ -7,6 +7,7 @@ __all__ = (
     "combine_backgrounds",
     "make_background",
     "render_background",
+    "render_fields",
     "sky_level",
     "subtracted_field",
 )
@@ -14,6 +15,7 @@ __all__ = (
 import contextlib
 from collections.abc import Iterator
 
+import astropy.units as u
 import numpy as np
 from lsst.images import BackgroundMap, Box, Image, VisitImage
 from lsst.images.fields import Field, SplineField, SumField
@@ -62,6 +64,30 @@ def render_background(background: BackgroundMap, bbox: Box) -> np.ndarray:
     total = np.zeros(bbox.shape, dtype=np.float32)
     for field in _operands(subtracted_field(background)):
         add_field(total, field, bbox)
+    return total
+
+
+def render_fields(background: BackgroundMap, bbox: Box, *, unit: u.UnitBase | None = None) -> np.ndarray:
+    """Return the subtracted background over the pixels of a box, float64 (height, width).
+
+    As `render_background`, but the sum of the rounded images is not rounded again, so that fields may have
+    been subtracted one after another or all at once.
+
+    Parameters
+    ----------
+    background
+        What was subtracted.
+    bbox
+        Pixels.
+    unit
+        Unit of the result; fields without a unit are taken to have it.
+    """
+    total = np.zeros(bbox.shape)
+    for field in _operands(subtracted_field(background)):
+        values = np.zeros(bbox.shape, dtype=np.float32)
+        add_field(values, field, bbox)
+        factor = 1.0 if unit is None or field.unit is None else float(field.unit.to(unit))
+        total += values if factor == 1.0 else values * np.float64(factor)
     return total
 
 

@@ -49,6 +49,11 @@ class PhotoCalib:
         """AB magnitude of a source of one count."""
         return -2.5 * math.log10(self.mean / AB_FLUX_NJY)
 
+    @property
+    def zero_point_error(self) -> float:
+        """Uncertainty of the zero point, mag."""
+        return 2.5 / math.log(10) * self.error / self.mean
+
     def evaluate(self, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the calibration in nJy per count at pixel positions."""
         x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
@@ -57,10 +62,10 @@ class PhotoCalib:
         return np.asarray(self.field(x=x, y=y))
 
     def render(self, bbox: Box) -> np.ndarray | float:
-        """Return the calibration over the pixels of a box, float32, or the one number if it is constant."""
+        """Return the calibration over the pixels of a box, float64, or the one number if it is constant."""
         if self.field is None:
             return self.mean
-        return np.asarray(self.field.render(bbox, dtype=np.float32).array)
+        return np.asarray(self.field.render(bbox, dtype=np.float64).array)
 
     def to_field(self, bbox: Box, count_unit: u.UnitBase) -> Field:
         """Return the calibration as the field of nJy per ``count_unit`` that a `VisitImage` carries."""

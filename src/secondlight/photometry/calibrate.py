@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ("calibrate_catalog", "calibrate_image", "scaling_to_photo_calib")
+__all__ = (
+    "calibrate_catalog",
+    "calibrate_image",
+    "calibration_metadata",
+    "field_values",
+    "row_strips",
+    "scaling_to_photo_calib",
+    "total_flux_error",
+)
 
 import math
+from collections.abc import Iterator
 
 import astropy.units as u
 import numpy as np
-from lsst.images import VisitImage
+from lsst.images import Box, Image, VisitImage
 from lsst.images.fields import Field
+from lsst.images.serialization import MetadataValue
 
 from ..catalog.photo_calib import AB_FLUX_NJY, PhotoCalib
 from ..catalog.source_catalog import SourceCatalog
@@ -17,6 +27,7 @@ from ..catalog.visit_image import replace_components
 
 _SUFFIX = "_instFlux"
 _MEAN_GRID = 64
+_STRIP = 256
 
 
 def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> SourceCatalog:
@@ -24,7 +35,8 @@ def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> Source
 
     Each real column ``<name>_instFlux`` gives ``<name>_flux`` (nJy) and ``<name>_mag`` (AB), and
     ``<name>_fluxErr`` and ``<name>_magErr`` if it has an error.  The uncertainty of the calibration itself is
-    not part of these errors.  Magnitudes of fluxes that are not positive are NaN.
+    not part of these errors: it is in the metadata, and `total_flux_error` adds it.  Magnitudes of fluxes that
+    are not positive are NaN, and so is everything of a source without a position if the calibration varies.
 
     Parameters
     ----------
@@ -32,38 +44,65 @@ def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> Source
         Measured sources; left unchanged, and the result shares nothing with it but the footprints.
     photo_calib
         Calibration in nJy per count, evaluated at ``slot_Centroid``.
+
+    Raises
+    ------
+    ValueError
+        Raised if the catalog is calibrated already, or has no ``slot_Centroid`` where the calibration varies.
     """
+    names = [f.name.removesuffix(_SUFFIX) for f in catalog.schema if f.name.endswith(_SUFFIX)]
+    calibrated = [f"{name}_flux" for name in names if f"{name}_flux" in catalog.schema.names]
+    if calibrated:
+        raise ValueError(f"The catalog is calibrated already: it has {', '.join(calibrated)}.")
     result = catalog.copy()
-    schema = result.schema
-    if photo_calib.field is None:
-        scale = np.full(len(result), photo_calib.mean)
-    else:
-        scale = photo_calib.evaluate(x=result["slot_Centroid_x"], y=result["slot_Centroid_y"])
-    for field in [f for f in catalog.schema if f.name.endswith(_SUFFIX)]:
-        name = field.name.removesuffix(_SUFFIX)
-        has_error = f"{field.name}Err" in catalog.schema.names
-        schema.add(f"{name}_flux", np.float64, field.doc, unit="nJy")
-        if has_error:
-            schema.add(f"{name}_fluxErr", np.float64, schema[f"{field.name}Err"].doc, unit="nJy")
-        schema.add(f"{name}_mag", np.float64, f"AB magnitude: {field.doc}", unit="mag")
-        flux = result[field.name] * scale
-        with np.errstate(invalid="ignore"):
-            positive = np.where(flux > 0, flux, np.nan)
-        result[f"{name}_flux"] = flux
-        result[f"{name}_mag"] = -2.5 * np.log10(positive / AB_FLUX_NJY)
-        if has_error:
-            doc = f"uncertainty of the AB magnitude: {field.doc}"
-            schema.add(f"{name}_magErr", np.float64, doc, unit="mag")
-            error = result[f"{field.name}Err"] * scale
-            result[f"{name}_fluxErr"] = error
-            result[f"{name}_magErr"] = 2.5 / math.log(10) * error / positive
+    scale = _calibration_of_rows(result, photo_calib)
+    for name in names:
+        _add_calibrated_columns(result, name, scale)
+    result.metadata.update(calibration_metadata(photo_calib, u.ct))
     return result
+
+
+def _calibration_of_rows(catalog: SourceCatalog, photo_calib: PhotoCalib) -> np.ndarray:
+    """Return the calibration at each source, nJy per count; NaN where it varies and there is no position."""
+    if photo_calib.field is None:
+        return np.full(len(catalog), photo_calib.mean)
+    if "slot_Centroid_x" not in catalog:
+        raise ValueError("The calibration varies over the image, but the catalog has no slot_Centroid.")
+    x, y = catalog["slot_Centroid_x"], catalog["slot_Centroid_y"]
+    scale = np.full(len(catalog), np.nan)
+    known = np.isfinite(x) & np.isfinite(y)
+    scale[known] = photo_calib.evaluate(x=x[known], y=y[known])
+    return scale
+
+
+def _add_calibrated_columns(catalog: SourceCatalog, name: str, scale: np.ndarray) -> None:
+    """Add flux and magnitude of one instrumental flux, and their errors if it has one."""
+    schema = catalog.schema
+    measured = schema[f"{name}_instFlux"]
+    has_error = f"{name}_instFluxErr" in schema.names
+    schema.add(f"{name}_flux", np.float64, measured.doc, unit="nJy")
+    if has_error:
+        schema.add(f"{name}_fluxErr", np.float64, schema[f"{name}_instFluxErr"].doc, unit="nJy")
+    schema.add(f"{name}_mag", np.float64, f"AB magnitude: {measured.doc}", unit="mag")
+    flux = catalog[measured.name] * scale
+    with np.errstate(invalid="ignore"):
+        positive = np.where(flux > 0, flux, np.nan)
+    catalog[f"{name}_flux"] = flux
+    catalog[f"{name}_mag"] = -2.5 * np.log10(positive / AB_FLUX_NJY)
+    if has_error:
+        doc = f"uncertainty of the AB magnitude: {measured.doc}"
+        schema.add(f"{name}_magErr", np.float64, doc, unit="mag")
+        error = catalog[f"{name}_instFluxErr"] * scale
+        catalog[f"{name}_fluxErr"] = error
+        catalog[f"{name}_magErr"] = 2.5 / math.log(10) * error / positive
 
 
 def calibrate_image(image: VisitImage, photo_calib: PhotoCalib) -> VisitImage:
     """Return an image with pixels in nJy and variance in nJy2.
 
-    The photometric scaling that was applied stays attached, so ``convert_unit`` of the result leads back.
+    The photometric scaling that was applied stays attached, so ``convert_unit`` of the result leads back (to
+    a few units in the last place; `secondlight.photometry.restore.restore_counts` does better).  The metadata
+    get the calibration and its uncertainty.
 
     Parameters
     ----------
@@ -79,8 +118,97 @@ def calibrate_image(image: VisitImage, photo_calib: PhotoCalib) -> VisitImage:
     """
     if image.unit.is_equivalent(u.nJy):
         raise ValueError(f"The image is calibrated already: its unit is {image.unit}, expected counts.")
-    calibrated = replace_components(image, photometric_scaling=photo_calib.to_field(image.bbox, image.unit))
-    return calibrated.convert_unit(u.nJy, copy="as-needed")
+    scaling = photo_calib.to_field(image.bbox, image.unit)
+    pixels, variance = np.empty_like(image.image.array), np.empty_like(image.variance.array)
+    for rows, strip in row_strips(image.bbox):
+        # Double precision and one rounding: what is published is the nearest number to the true product.
+        factor = field_values(scaling, strip)
+        pixels[rows] = image.image.array[rows] * factor
+        variance[rows] = image.variance.array[rows] * factor**2
+    return replace_components(
+        image,
+        image=Image(pixels, bbox=image.bbox, unit=u.nJy),
+        variance=Image(variance, bbox=image.bbox, unit=u.nJy**2),
+        photometric_scaling=scaling,
+        metadata=dict(image.metadata) | calibration_metadata(photo_calib, image.unit),
+    )
+
+
+def calibration_metadata(photo_calib: PhotoCalib, count_unit: u.UnitBase) -> dict[str, MetadataValue]:
+    """Return a calibration as plain values for the metadata of what it was applied to.
+
+    Parameters
+    ----------
+    photo_calib
+        Calibration.
+    count_unit
+        What it multiplies.
+
+    Returns
+    -------
+    metadata
+        ``photo_calib_mean`` and ``photo_calib_error`` in ``photo_calib_unit``, ``photo_calib_varies``, and
+        the AB magnitude of one count, ``zero_point``, with its uncertainty ``zero_point_error`` in mag.
+    """
+    return {
+        "photo_calib_mean": float(photo_calib.mean),
+        "photo_calib_error": float(photo_calib.error),
+        "photo_calib_unit": (u.nJy / count_unit).to_string(),
+        "photo_calib_varies": photo_calib.field is not None and not photo_calib.field.is_constant,
+        "zero_point": float(photo_calib.zero_point),
+        "zero_point_error": float(photo_calib.zero_point_error),
+    }
+
+
+def row_strips(bbox: Box) -> Iterator[tuple[slice, Box]]:
+    """Yield bands of rows, as rows of an array and as pixels: double precision in little memory."""
+    for start in range(0, bbox.y.size, _STRIP):
+        first, last = bbox.y.start + start, min(bbox.y.start + start + _STRIP, bbox.y.stop)
+        yield slice(start, start + _STRIP), Box.factory[first:last, bbox.x.start : bbox.x.stop]
+
+
+def field_values(field: Field, bbox: Box) -> np.ndarray:
+    """Return a field over the pixels of a box, float64 (height, width), or () if it is constant."""
+    if field.is_constant:
+        return np.asarray(field(x=float(bbox.x.start), y=float(bbox.y.start)), dtype=np.float64)
+    return np.asarray(field.render(bbox, dtype=np.float64).array)
+
+
+def total_flux_error(
+    flux: np.ndarray,
+    flux_err: np.ndarray,
+    *,
+    calib: np.ndarray | float = 1.0,
+    calib_err: np.ndarray | float = 0.0,
+    ap_corr: np.ndarray | float = 1.0,
+    ap_corr_err: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Return the uncertainty of calibrated fluxes with those of the corrections they were multiplied by.
+
+    Published errors hold the noise of the pixels alone.  Calibration and aperture correction are shared by
+    all sources of a detector: what they add does not average down over sources, and does not matter for
+    the ratio of two fluxes of one detector.
+
+    Parameters
+    ----------
+    flux, flux_err
+        Flux and its published error, in one unit (instrumental or calibrated).
+    calib, calib_err
+        Calibration at the source and its uncertainty (``base_LocalPhotoCalib``, ``base_LocalPhotoCalibErr``);
+        not to be given for instrumental fluxes.
+    ap_corr, ap_corr_err
+        Aperture correction at the source and its uncertainty (``<name>_apCorr``, ``<name>_apCorrErr``).
+
+    Returns
+    -------
+    error
+        In the unit of ``flux``.
+    """
+    flux = np.asarray(flux, dtype=np.float64)
+    variance = np.square(np.asarray(flux_err, dtype=np.float64))
+    for factor, error in ((calib, calib_err), (ap_corr, ap_corr_err)):
+        variance = variance + np.square(flux * np.asarray(error) / np.asarray(factor))
+    return np.asarray(np.sqrt(variance))
 
 
 def scaling_to_photo_calib(scaling: Field, count_unit: u.UnitBase) -> PhotoCalib:
