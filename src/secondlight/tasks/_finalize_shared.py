@@ -65,13 +65,19 @@ def stack_tables(tables: Mapping[int, astropy.table.Table]) -> astropy.table.Tab
         Raised if their columns differ in name or type; the message names detector and column.
     """
     parts = list(tables.values())
-    expected = {name: parts[0].dtype[name] for name in parts[0].colnames}
+    expected = _types(parts[0])
     for detector, table in tables.items():
-        found = {name: table.dtype[name] for name in table.colnames}
+        found = _types(table)
         if found != expected:
             wrong = sorted(set(found.items()) ^ set(expected.items()), key=str)
             raise ValueError(f"Detector {detector}: the star table differs in columns {wrong}.")
     return astropy.table.vstack(parts, join_type="exact", metadata_conflicts="silent")
+
+
+def _types(table: astropy.table.Table) -> dict[str, np.dtype]:
+    """Return the types of the columns, by name."""
+    dtype = table.dtype  # made anew from all columns whenever a table is asked for it
+    return {name: dtype[name] for name in table.colnames}
 
 
 def make_summary(
