@@ -102,6 +102,20 @@ def test_too_high_an_order_loses() -> None:
     assert best_order({2: residuals(star), 0: worse}) == 2
 
 
+def test_order_that_is_probably_better_wins() -> None:
+    """With few stars nothing is significant; asking for it gave a constant PSF where a plane was better."""
+    constant, plane = (0.014 * np.tile(pair, 5) for pair in ([3.0, 1.0], [1.0, 2.2]))
+    assert best_order({0: residuals(constant), 1: residuals(plane)}) == 1
+
+
+def test_order_whose_psf_cannot_be_measured_at_a_star_is_bad_there() -> None:
+    """Such a star was left out, so that the order was judged by those where it is no nonsense."""
+    star = noise(20, 9)
+    wild = 0.5 * star
+    wild[:6] = np.nan
+    assert best_order({1: residuals(star), 4: residuals(wild)}) == 1
+
+
 def test_one_bad_star_does_not_decide() -> None:
     low, high = noise(30, 6) + 0.05, noise(30, 6)
     low[0], high[0] = 2.0, 5.0
