@@ -28,7 +28,7 @@ from secondlight.simulate.detector import SimulatedDetector, simulate_detector
 from secondlight.simulate.objects import make_objects
 from secondlight.simulate.scene import load_scene
 
-from .steps import user_seconds
+from .timing import user_seconds
 
 SCENES = ("demo", "ccd", "ccd-dense")
 _APERTURE = 12.0

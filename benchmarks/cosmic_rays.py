@@ -50,7 +50,7 @@ from .accuracy.peers._common import (
     gaussian_kernel,
 )
 from .accuracy.peers._programs import Programs, write_image, write_lines
-from .steps import user_seconds
+from .timing import user_seconds
 
 VISIT, DETECTOR, SNAP = 1001, 0, 0
 FWHM_OVER_SIGMA = float(np.sqrt(8 * np.log(2)))

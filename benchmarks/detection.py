@@ -12,7 +12,6 @@ an object more than 2 pixels away, or two that were found as one), *faint* (1 to
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
 import sys
 import tempfile
@@ -43,7 +42,7 @@ from .accuracy.matching import Image
 from .accuracy.peers import PeerUnavailable, sep_peer, source_extractor
 from .accuracy.peers._common import Exposure
 from .accuracy.peers._programs import Programs, write_lines
-from .steps import user_seconds
+from .timing import peak_memory, user_seconds
 
 SCENES = ("ccd", "ccd-dense", "ccd-crowded")
 _FWHM_PER_SIGMA = 2.3548
@@ -114,23 +113,6 @@ def run_steps(image: VisitImage, sigma: float) -> Steps:
     found = timed("detection", lambda: detection.run(image, sigma=sigma))
     timed("sky sources", lambda: sky.run(image.mask, 1, found.sources))
     return Steps(image, found.positive, seconds)
-
-
-def peak_memory[T](step: Callable[[], T]) -> tuple[float, float, T]:
-    """Return the resident memory before and the highest during a step, GB (NaN: unknown), and its result."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return np.nan, np.nan, step()
-    before = _status("VmRSS")
-    result = step()
-    return before, _status("VmHWM"), result
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e6
 
 
 def run_sep(exposure: Exposure) -> tuple[np.ndarray, np.ndarray, float]:

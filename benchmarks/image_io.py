@@ -34,7 +34,7 @@ from secondlight.simulate.objects import make_objects
 from secondlight.simulate.scene import load_scene
 from secondlight.tasks.calibrate_image import CalibrateImageTask
 
-from .steps import user_seconds
+from .timing import user_seconds
 
 SCENES = ("ccd",)
 _PLANES = ("image", "mask", "variance")

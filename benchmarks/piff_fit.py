@@ -39,8 +39,7 @@ from secondlight.simulate.detector import simulate_detector
 from secondlight.simulate.objects import make_objects
 from secondlight.simulate.scene import load_scene
 
-from .detection import peak_memory
-from .steps import user_seconds
+from .timing import peak_memory, user_seconds
 
 SCENE = "ccd-dense"
 STARS = (50, 100, 200, 400)

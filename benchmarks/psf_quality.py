@@ -41,7 +41,7 @@ from secondlight.simulate.scene import load_scene
 from .accuracy.peers import PeerUnavailable, source_extractor
 from .accuracy.peers._common import Exposure
 from .accuracy.peers._programs import Programs
-from .steps import user_seconds
+from .timing import user_seconds
 
 SCENE = "ccd"
 STARS = (80, 160)

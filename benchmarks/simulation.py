@@ -18,7 +18,7 @@ from secondlight.simulate.detector import simulate_detector
 from secondlight.simulate.objects import make_objects
 from secondlight.simulate.scene import load_scene
 
-from .steps import user_seconds
+from .timing import user_seconds
 
 SCENES = ("ccd", "ccd-dense", "ccd-crowded")
 _GALSIM_OBJECTS = 200

@@ -5,13 +5,9 @@ Run twice in a process: the first time compiles or loads the kernels, the second
 
 from __future__ import annotations
 
-import functools
 import resource
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lsst.pipe.base import Task
 from rich.console import Console
 from rich.table import Table
 
@@ -19,38 +15,7 @@ from secondlight.tasks.calibrate_image import CalibrateImageTask
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 
 from .sdss import final_pass_config, first_pass_config, frames, run_final_pass, run_first_pass
-
-
-def user_seconds() -> float:
-    """Return the user CPU time of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
-
-
-def time_subtasks(task: Task, names: Iterable[str] | Mapping[str, str]) -> dict[str, float]:
-    """Make each subtask add the CPU time of its work to the dict that is returned.
-
-    Parameters
-    ----------
-    task
-        The task.
-    names
-        Names of its subtasks; a mapping names the method to time of each, which otherwise is ``run``.
-    """
-    methods = names if isinstance(names, Mapping) else dict.fromkeys(names, "run")
-    spent: dict[str, float] = defaultdict(float)
-    for name, method in methods.items():
-        subtask = getattr(task, name)
-        work = getattr(subtask, method)
-
-        def timed(*args: Any, _work: Any = work, _name: str = name, **kwargs: Any) -> Any:
-            start = user_seconds()
-            try:
-                return _work(*args, **kwargs)
-            finally:
-                spent[_name] += user_seconds() - start
-
-        setattr(subtask, method, functools.wraps(work)(timed))
-    return spent
+from .timing import time_subtasks, user_seconds
 
 
 def run_both(observation: Any) -> tuple[dict[str, float], dict[str, float], int]:

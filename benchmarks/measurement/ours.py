@@ -13,8 +13,7 @@ from secondlight.measurement.plugin import MeasurementPlugin
 from secondlight.measurement.sources import MeasurementSources
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
 
-from ..detection import peak_memory
-from ..steps import time_subtasks, user_seconds
+from ..timing import peak_memory, time_subtasks, user_seconds
 from .detector import Detector
 
 _SHARED = {

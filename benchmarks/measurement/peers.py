@@ -21,7 +21,7 @@ from secondlight.psf.evaluation import kernel_stamps, psf_shapes, trace_radius
 from ..accuracy.peers import PeerUnavailable, sep_peer, source_extractor
 from ..accuracy.peers._common import Exposure
 from ..accuracy.peers._programs import Programs, write_lines
-from ..steps import user_seconds
+from ..timing import user_seconds
 from .detector import Detector
 
 _SAMPLE = 300

@@ -1,0 +1,1 @@
+"""What the final pass costs on one large detector, from a repository to a repository."""
