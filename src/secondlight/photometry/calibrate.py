@@ -35,8 +35,9 @@ def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> Source
 
     Each real column ``<name>_instFlux`` gives ``<name>_flux`` (nJy) and ``<name>_mag`` (AB), and
     ``<name>_fluxErr`` and ``<name>_magErr`` if it has an error.  The uncertainty of the calibration itself is
-    not part of these errors: it is in the metadata, and `total_flux_error` adds it.  Magnitudes of fluxes that
-    are not positive are NaN, and so is everything of a source without a position if the calibration varies.
+    not part of these errors: it is in the metadata, and `total_flux_error` adds it.  Magnitudes of fluxes
+    that are not positive are NaN, and so is everything of a source without a position if the calibration
+    varies.
 
     Parameters
     ----------

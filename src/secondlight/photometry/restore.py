@@ -10,7 +10,9 @@ place off.  `unrestorable_pixels` lists them, and the pixels that were repaired,
 
 from __future__ import annotations
 
-__all__ = ("restore_counts", "subtract_background", "unrestorable_pixels")
+__all__ = ("Flattening", "restore_counts", "subtract_background", "unrestorable_pixels")
+
+from typing import TypedDict
 
 import astropy.table
 import astropy.units as u
@@ -25,6 +27,16 @@ from .calibrate import field_values, row_strips
 
 _ROUNDING = 1e-3  # a difference below this fraction of the noise is one of rounding
 _LARGEST_FRACTION = 0.01
+
+
+class Flattening(TypedDict, total=False):
+    """Arguments that the functions here share."""
+
+    background_to_photometric_ratio: Image | None
+    """Background flat over photometric flat, if the image is flattened for sources."""
+
+    initial_photo_calib: PhotoCalib | None
+    """Calibration that the background was fitted with, if it is in nJy."""
 
 
 def subtract_background(

@@ -123,6 +123,13 @@ class ReprocessVisitImageConnections(PipelineTaskConnections, dimensions=_DETECT
         storageClass="BackgroundMap",
         dimensions=_DETECTOR,
     )
+    replaced_pixels = cT.Output(
+        doc="Post-ISR counts of the pixels that cannot be computed from image and background: those of "
+        "cosmic rays, and some in bright sources.",
+        name="pvi_replaced_pixels",
+        storageClass="ArrowAstropy",
+        dimensions=_DETECTOR,
+    )
 
     def __init__(self, *, config: Any = None) -> None:
         super().__init__(config=config)
@@ -132,6 +139,8 @@ class ReprocessVisitImageConnections(PipelineTaskConnections, dimensions=_DETECT
             del self.initial_photo_calib
         if not config.do_use_sky_corr:
             del self.background_2
+        if not config.do_write_replaced_pixels:
+            del self.replaced_pixels
         if not config.do_apply_flat_background_ratio:
             del self.background_to_photometric_ratio
 
@@ -147,6 +156,10 @@ class ReprocessVisitImageConfig(PipelineTaskConfig, pipelineConnections=Reproces
     do_use_sky_corr = Field[bool](doc="Whether to subtract background_2 too.", default=False)
     remove_initial_photo_calib = Field[bool](
         doc="Whether the background is in the units that initial_photo_calib leads to.", default=False
+    )
+    do_write_replaced_pixels = Field[bool](
+        doc="Whether to publish the counts of pixels that were replaced, so that all can be restored.",
+        default=True,
     )
     snap_combine = _subtask(SnapCombineTask, "Combines the two snaps of a visit.")
     repair = _subtask(RepairTask, "Finds cosmic rays and removes them.")

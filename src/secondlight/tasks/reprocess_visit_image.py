@@ -10,7 +10,8 @@ __all__ = (
     "ReprocessVisitImageTask",
 )
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import astropy.table
@@ -45,6 +46,7 @@ from ..photometry.calibrate import calibrate_catalog, calibrate_image
 from ..photometry.catalog_calculation import CatalogCalculationTask
 from ..photometry.normalized_calibration_flux import NormalizedCalibrationFluxTask
 from ..photometry.primary_flags import SetPrimaryFlagsTask
+from ..photometry.restore import Flattening, subtract_background, unrestorable_pixels
 from ..photometry.summary_stats import ComputeExposureSummaryStatsTask
 from ..repair.snap_combine import SnapCombineTask
 from ..repair.task import RepairTask
@@ -57,7 +59,7 @@ from ._reprocess_config import (
     ReprocessVisitImageConnections,
 )
 from ._reprocess_failure import failure_metadata
-from ._reprocess_pixels import copy_mask_planes, flatten_for_sources, subtract_background
+from ._reprocess_pixels import copy_mask_planes, mark_unknown_ratio
 
 
 class ReprocessVisitImageTask(PipelineTask):
@@ -141,7 +143,8 @@ class ReprocessVisitImageTask(PipelineTask):
         }
         calib_sources = inputs.pop("calib_sources")
         assert not inputs, f"inputs that nothing uses: {', '.join(inputs)}"
-        result = Struct(exposure=None, sources=None, sources_footprints=None, background=None)
+        names = ("exposure", "sources", "sources_footprints", "background", "replaced_pixels")
+        result = Struct(**dict.fromkeys(names))
         try:
             self.run(
                 exposures=exposures,
@@ -206,8 +209,8 @@ class ReprocessVisitImageTask(PipelineTask):
         Returns
         -------
         struct
-            ``exposure`` (nJy), ``sources`` (table), ``sources_footprints`` (the same as a `SourceCatalog`)
-            and ``background``.
+            ``exposure`` (nJy), ``sources`` (table), ``sources_footprints`` (the same as a `SourceCatalog`),
+            ``background`` and, with ``do_write_replaced_pixels``, ``replaced_pixels`` (table).
 
         Raises
         ------
@@ -232,9 +235,13 @@ class ReprocessVisitImageTask(PipelineTask):
         initial_photo_calib = self._initial_photo_calib(where, initial_photo_calib)
         ratio = self._ratio(where, background_to_photometric_ratio, exposure.bbox)
         copy_mask_planes(exposure, preliminary_mask, self.config.copyMaskPlanes)
-        if ratio is not None and (n_bad := flatten_for_sources(exposure, ratio)):
+        if ratio is not None and (n_bad := mark_unknown_ratio(exposure, ratio)):
             self.log.warning("%s: %d pixels without a usable flat ratio get NO_DATA.", where, n_bad)
-        subtract_background(exposure, background, ratio=ratio, initial_photo_calib=initial_photo_calib)
+        steps = Flattening(background_to_photometric_ratio=ratio, initial_photo_calib=initial_photo_calib)
+        replaced_pixels = None
+        if self.config.do_write_replaced_pixels:
+            replaced_pixels = functools.partial(unrestorable_pixels, exposure.image.array.copy(), **steps)
+        subtract_background(exposure, background, **steps)
         exposure = replace_components(
             exposure,
             psf=psf,
@@ -250,21 +257,21 @@ class ReprocessVisitImageTask(PipelineTask):
             checks.check_ids(where, measured["id"])
             measured["visit"] = visit_of(exposure) if visit is None else visit
             measured["detector"] = exposure.detector.id
-            self._match_calib_sources(measured, calib_sources, detector=exposure.detector.id)
+            self._match_calib_sources(where, measured, calib_sources, exposure.detector.id)
             sources = measured
             self.post_calculations.run(sources, exposure, photo_calib=photo_calib)
             stats = self._summarize(exposure, sources, background, initial_photo_calib)
             catalog = calibrate_catalog(sources, photo_calib)
         except AlgorithmError as error:
             exposure = self._mark_failed(exposure, sources, background, initial_photo_calib, error)
-            self._publish(result, exposure, photo_calib, background)
+            self._publish(result, exposure, photo_calib, background, replaced_pixels)
             raise
         except OverflowError as error:
             raise OverflowError(f"{where}: {error}") from error
         # Heavy footprints keep the units that the fluxes of a deblended child can be re-measured in.
         catalog.metadata["heavy_footprint_unit"] = str(exposure.unit)
         exposure = replace_components(exposure, summary_stats=stats)
-        self._publish(result, exposure, photo_calib, background, catalog)
+        self._publish(result, exposure, photo_calib, background, replaced_pixels, catalog)
         return result
 
     # Steps ------------------------------------------------------------------------------------------------
@@ -320,20 +327,16 @@ class ReprocessVisitImageTask(PipelineTask):
         return sources
 
     def _match_calib_sources(
-        self, sources: SourceCatalog, calib_sources: astropy.table.Table, *, detector: int
+        self, where: str, sources: SourceCatalog, calib_sources: astropy.table.Table, detector: int
     ) -> None:
         """Copy the PSF flags of calibration stars to the sources they are."""
         match = flag_calib_sources(
             sources, calib_sources, detector=detector, radius_arcsec=self.config.calib_match_radius
         )
         if match.n_repeated:
-            self.log.warning(
-                "Detector %d: %d calibration stars are in the table more than once.",
-                detector,
-                match.n_repeated,
-            )
+            self.log.warning("%s: %d rows of calibration stars repeat a star.", where, match.n_repeated)
         if not match.n_stars:
-            self.log.warning("Detector %d has no calibration stars.", detector)
+            self.log.warning("%s has no calibration stars.", where)
         self.log.info("Matched %d of %d calibration stars.", match.n_matched, match.n_stars)
 
     def _summarize(
@@ -372,10 +375,13 @@ class ReprocessVisitImageTask(PipelineTask):
         exposure: VisitImage,
         photo_calib: PhotoCalib,
         background: BackgroundMap,
+        replaced_pixels: Callable[[VisitImage, BackgroundMap], astropy.table.Table] | None,
         catalog: SourceCatalog | None = None,
     ) -> None:
         """Fill the outputs, all together and last: what cannot be completed is not published."""
         image = calibrate_image(exposure, photo_calib)
+        if replaced_pixels is not None:
+            result.replaced_pixels = replaced_pixels(image, background)
         if catalog is not None:
             result.sources = catalog.to_astropy()
             result.sources_footprints = catalog
