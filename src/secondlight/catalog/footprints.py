@@ -14,6 +14,18 @@ import pyarrow as pa
 from . import _footprint_kernels as kernels
 
 _PREFIX = "footprint_"
+_LISTS = {
+    "span_y": "row of each span, in pixels of the detector",
+    "span_x0": "first column of each span",
+    "span_x1": "last column of each span (inclusive)",
+    "peak_x": "column of each peak",
+    "peak_y": "row of each peak",
+    "peak_value": "value of the smoothed image at each peak",
+    "peak_significance": "that value over its standard deviation",
+    "peak_id": "id of each peak",
+    "heavy": "pixels of a deblended source, span after span; empty if they are those of the image",
+}
+"""Columns of the Arrow table, and what their lists hold."""
 
 
 class Peaks(NamedTuple):
@@ -374,13 +386,13 @@ class Footprints:
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table with one row per footprint and list columns."""
-        columns = {}
-        for name in ("span_y", "span_x0", "span_x1", *(f"peak_{f}" for f in Peaks._fields), "heavy"):
+        columns, fields = [], []
+        for name, description in _LISTS.items():
             offsets = getattr(self, f"{name.split('_')[0]}_offsets")
-            columns[_PREFIX + name] = pa.LargeListArray.from_arrays(
-                pa.array(offsets), pa.array(getattr(self, name))
-            )
-        return pa.table(columns)
+            column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(getattr(self, name)))
+            columns.append(column)
+            fields.append(pa.field(_PREFIX + name, column.type, metadata={"description": description}))
+        return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
     @staticmethod
     def from_arrow(table: pa.Table) -> Footprints:

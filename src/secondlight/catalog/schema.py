@@ -1,4 +1,4 @@
-"""Declared columns of a source catalog: name, dtype, unit, description, and slot aliases."""
+"""Declared columns of a source catalog: name, dtype, unit, UCD, description, and slot aliases."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class Field:
         Description, published with the table.
     unit
         Unit string understood by `astropy.units`, or `None`.
+    ucd
+        Unified content descriptor of the IVOA, or `None`.
     """
 
     name: str
     dtype: np.dtype[Any]
     doc: str
     unit: str | None = None
+    ucd: str | None = None
 
     @property
     def default(self) -> Any:
@@ -52,7 +55,9 @@ class Schema:
         self._fields: dict[str, Field] = {}
         self.aliases: dict[str, str] = {}
 
-    def add(self, name: str, dtype: npt.DTypeLike, doc: str, *, unit: str | None = None) -> str:
+    def add(
+        self, name: str, dtype: npt.DTypeLike, doc: str, *, unit: str | None = None, ucd: str | None = None
+    ) -> str:
         """Declare a column and return its name.
 
         Raises
@@ -62,7 +67,7 @@ class Schema:
         """
         if name in self._fields or name in self.aliases:
             raise ValueError(f"Column {name!r} is already in the schema.")
-        self._fields[name] = Field(name, np.dtype(dtype), doc, unit)
+        self._fields[name] = Field(name, np.dtype(dtype), doc, unit, ucd)
         return name
 
     def add_flag(self, name: str, doc: str) -> str:
@@ -71,7 +76,7 @@ class Schema:
 
     def add_field(self, field: Field) -> str:
         """Declare a copy of a field of another schema and return its name."""
-        return self.add(field.name, field.dtype, field.doc, unit=field.unit)
+        return self.add(field.name, field.dtype, field.doc, unit=field.unit, ucd=field.ucd)
 
     def set_alias(self, alias: str, target: str) -> None:
         """Point an alias at a column or column prefix, replacing an earlier one."""
@@ -159,8 +164,8 @@ class Schema:
 def minimal_source_schema() -> Schema:
     """Return the columns every source catalog starts with: id, coordinates in radians, and parent id."""
     schema = Schema()
-    schema.add("id", np.int64, "unique id of the source")
-    schema.add("coord_ra", np.float64, "right ascension (ICRS)", unit="rad")
-    schema.add("coord_dec", np.float64, "declination (ICRS)", unit="rad")
+    schema.add("id", np.int64, "unique id of the source", ucd="meta.id;src")
+    schema.add("coord_ra", np.float64, "right ascension (ICRS)", unit="rad", ucd="pos.eq.ra;meta.main")
+    schema.add("coord_dec", np.float64, "declination (ICRS)", unit="rad", ucd="pos.eq.dec;meta.main")
     schema.add("parent", np.int64, "id of the blend this source was split from; 0 if none")
     return schema

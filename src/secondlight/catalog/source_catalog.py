@@ -12,8 +12,9 @@ import astropy.table
 import numpy as np
 import pyarrow as pa
 
+from .arrow_tables import table_to_arrow
 from .footprints import Footprints
-from .schema import Field, Schema
+from .schema import Schema
 
 type Rows = np.ndarray | slice | Sequence[int]
 """What selects rows: a boolean mask, an index array or a slice."""
@@ -152,7 +153,7 @@ class SourceCatalog:
     def to_astropy(self, *, aliases: bool = True) -> astropy.table.Table:
         """Return the published table: one column per field, and one per alias that matches.
 
-        Units and descriptions are attached; angles are radians with their unit.
+        Units, descriptions and UCDs (``column.meta["ucd"]``) are attached; angles are radians.
         """
         table = astropy.table.Table(meta=dict(self.metadata))
         names = {field.name: field.name for field in self.schema}
@@ -161,8 +162,11 @@ class SourceCatalog:
         for name, real in names.items():
             field = self.schema[real]
             doc = field.doc if name == real else f"alias of {real}: {field.doc}"
+            meta = {"ucd": field.ucd} if field.ucd else None
             table.add_column(
-                astropy.table.Column(self[real], name=name, unit=field.unit, description=doc, copy=True)
+                astropy.table.Column(
+                    self[real], name=name, unit=field.unit, description=doc, meta=meta, copy=True
+                )
             )
         return table
 
@@ -190,7 +194,8 @@ class SourceCatalog:
         for name in table.colnames:
             if repeats.resolve(name) == name:
                 column = table[name]
-                schema.add(name, column.dtype, column.description or "", unit=str(column.unit or "") or None)
+                unit, ucd = str(column.unit or "") or None, column.meta.get("ucd")
+                schema.add(name, column.dtype, column.description or "", unit=unit, ucd=ucd)
         schema.aliases = dict(aliases or {})
         result = SourceCatalog(schema, len(table), footprints=footprints, metadata=table.meta)
         for name in schema.names:
@@ -198,28 +203,21 @@ class SourceCatalog:
         return result
 
     def to_arrow(self) -> pa.Table:
-        """Return an Arrow table with footprints as list columns; `from_arrow` restores everything exactly."""
-        arrays = {field.name: pa.array(self[field.name]) for field in self.schema}
-        fields = []
-        for field in self.schema:
-            metadata = {"description": field.doc} | ({"unit": field.unit} if field.unit else {})
-            fields.append(pa.field(field.name, arrays[field.name].type, metadata=metadata))
+        """Return an Arrow table with footprints as list columns; `from_arrow` restores everything exactly.
+
+        Units, descriptions and UCDs are told in the ways of `secondlight.catalog.arrow_tables`.
+        """
         header = {
             "dtypes": {field.name: field.dtype.str for field in self.schema},
             "units": {field.name: field.unit for field in self.schema if field.unit},
-            "docs": {field.name: field.doc for field in self.schema},
             "aliases": self.schema.aliases,
             "metadata": self.metadata,
             "footprints": self.footprints is not None,
         }
-        columns = list(arrays.values())
-        if self.footprints is not None:
-            heavy = self.footprints.to_arrow()
-            for name in heavy.column_names:
-                fields.append(heavy.schema.field(name))
-                columns.append(heavy.column(name))
-        arrow_schema = pa.schema(fields, metadata={_ARROW_KEY: json.dumps(header).encode()})
-        return pa.Table.from_arrays(columns, schema=arrow_schema)
+        lists = None if self.footprints is None else self.footprints.to_arrow()
+        table = table_to_arrow(self.to_astropy(aliases=False), lists=lists)
+        metadata = table.schema.metadata | {_ARROW_KEY: json.dumps(header).encode()}
+        return table.replace_schema_metadata(metadata)
 
     @staticmethod
     def from_arrow(table: pa.Table) -> SourceCatalog:
@@ -238,7 +236,9 @@ class SourceCatalog:
         header = json.loads(raw)
         schema = Schema()
         for name, dtype in header["dtypes"].items():
-            schema.add_field(Field(name, np.dtype(dtype), header["docs"][name], header["units"].get(name)))
+            said = table.schema.field(name).metadata or {}
+            doc, ucd = said.get(b"description", b"").decode(), said.get(b"ucd", b"").decode()
+            schema.add(name, dtype, doc, unit=header["units"].get(name), ucd=ucd or None)
         schema.aliases = dict(header["aliases"])
         footprints = Footprints.from_arrow(table) if header["footprints"] else None
         result = SourceCatalog(schema, len(table), footprints=footprints, metadata=header["metadata"])

@@ -85,9 +85,11 @@ class SkyCoordPlugin(MeasurementPlugin):
 
     def declare(self, schema: Schema) -> None:
         """Add errors and covariance; the coordinates themselves are in every source schema."""
-        schema.add("coord_raErr", np.float32, "1-sigma uncertainty of ra times cos(dec)", unit="rad")
-        schema.add("coord_decErr", np.float32, "1-sigma uncertainty of dec", unit="rad")
-        schema.add("coord_ra_dec_Cov", np.float32, "covariance of ra times cos(dec) and dec", unit="rad2")
+        for axis, what in (("ra", "ra times cos(dec)"), ("dec", "dec")):
+            doc, ucd = f"1-sigma uncertainty of {what}", f"stat.error;pos.eq.{axis}"
+            schema.add(f"coord_{axis}Err", np.float32, doc, unit="rad", ucd=ucd)
+        doc, ucd = "covariance of ra times cos(dec) and dec", "stat.covariance;pos.eq.ra;pos.eq.dec"
+        schema.add("coord_ra_dec_Cov", np.float32, doc, unit="rad2", ucd=ucd)
 
     def measure(self, sources: MeasurementSources) -> None:
         """Project the centroid slot; a position that is not finite gives NaN."""
