@@ -5,7 +5,7 @@ Pixel positions count from 0 at the centre of the first pixel; fluxes are in nJy
 
 from __future__ import annotations
 
-__all__ = ("Measured", "PsfStamps", "Truth")
+__all__ = ("Measured", "PsfStamps", "Truth", "image_number")
 
 import dataclasses
 import math
@@ -23,6 +23,10 @@ type Flux = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 type Flags = npt.NDArray[np.bool_]
 type PsfStamps = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """``psf(x, y)`` returns centred stamps (n, h, w) of odd sides with unit sum, NaN where there is no PSF."""
+
+
+_DETECTORS = 1000
+"""More than a camera has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,12 @@ class Measured:
         stands for; `None` if fluxes were converted with the true zero point.
     zero_point
         AB magnitude of one count by which fluxes were converted; `None` for the true one.
+    ra_err, dec_err
+        Standard deviations of `ra` times cos(dec), and of `dec` (n), degrees.
+    psf_used, psf_reserved
+        Stars that the PSF was fitted to, and such that were held out of that fit (n).
+    statistics
+        Published summary statistics of the image, by name.
     cpu_seconds
         User CPU time the measurement took; NaN if it was not taken.
     """
@@ -110,6 +120,11 @@ class Measured:
     calibration_flux: str | None = None
     calibration_radius: float | None = None
     zero_point: float | None = None
+    ra_err: np.ndarray | None = None
+    dec_err: np.ndarray | None = None
+    psf_used: Flags | None = None
+    psf_reserved: Flags | None = None
+    statistics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     cpu_seconds: float = math.nan
 
     def __len__(self) -> int:
@@ -149,6 +164,8 @@ class Truth:
         The true artefacts, with planes COSMIC_RAY, SATURATED, BAD_COLUMN, ...
     light
         The objects' own light with unit flux, one for each row of `table`.
+    gain
+        Electrons per count.
     """
 
     visit: int
@@ -162,6 +179,7 @@ class Truth:
     background: np.ndarray | None = None
     artifacts: Mask | None = None
     light: Light | None = None
+    gain: float = math.inf
 
     def __getitem__(self, column: str) -> np.ndarray:
         """Return a column of the table as an array without unit."""
@@ -169,3 +187,8 @@ class Truth:
 
     def __len__(self) -> int:
         return len(self.table)
+
+
+def image_number(image: Measured | Truth) -> int:
+    """Return a number that is different for every image."""
+    return image.visit * _DETECTORS + image.detector

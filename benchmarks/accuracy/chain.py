@@ -34,6 +34,9 @@ CALIBRATION_RADIUS = 12.0
 TOTAL_FLUXES = (PSF_FLUX, "base_GaussianFlux", CALIBRATION_FLUX, "ext_photometryKron_KronFlux")
 APERTURE_PREFIX = "base_CircularApertureFlux_"
 
+STATISTICS = ("psfSigma", "psfArea", "skyBg", "skyNoise", "zeroPoint", "magLim")
+"""Published summary statistics that there is a truth for."""
+
 _UNSOUND = ("edge", "nodata", "interpolatedCenter", "saturatedCenter", "badCenter")
 """Pixel flags of sources that are not `Measured.good`."""
 
@@ -122,6 +125,7 @@ class Survey:
             background=render_background(self._get_for("sim_background", image), artifacts.bbox),
             artifacts=artifacts,
             light=self._light(image, table, psf),
+            gain=self.scene.electronics.gain,
         )
 
     def _light(self, image: ImageId, truth: astropy.table.Table, psf: SimulatedPsf) -> Light:
@@ -152,6 +156,7 @@ class Survey:
         first = self._get("visitSummary", visit=image.visit).find(image.detector)
         final = self._get("finalVisitSummary", visit=image.visit).find(image.detector)
         mask = self._get_for("pvi.mask", image)
+        statistics = self._get_for("pvi.summary_stats", image)
         reserved = self._reserved_stars(image)
         names = _flux_names(table)
         sky = _column(table, "sky_source", bool)
@@ -192,6 +197,11 @@ class Survey:
             calibration_flux=CALIBRATION_FLUX if CALIBRATION_FLUX in names else PSF_FLUX,
             calibration_radius=CALIBRATION_RADIUS,
             zero_point=final.photo_calib.zero_point,
+            ra_err=_degrees(table, "coord_raErr"),
+            dec_err=_degrees(table, "coord_decErr"),
+            psf_used=_column(table, "calib_psf_used", bool),
+            psf_reserved=_column(table, "calib_psf_reserved", bool),
+            statistics={name: float(getattr(statistics, name)) for name in STATISTICS},
         )
 
     def _reserved_stars(self, image: ImageId) -> astropy.table.Table:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ("MIN_SAMPLE", "Bin", "Number", "Sense", "fraction", "median", "median_of_images", "width")
+__all__ = (
+    "MIN_SAMPLE",
+    "Bin",
+    "Number",
+    "Sense",
+    "expected_width",
+    "fraction",
+    "intrinsic_scatter",
+    "median",
+    "median_of_images",
+    "width",
+    "with_errors_between_images",
+)
 
 import dataclasses
 import enum
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import erf
 
 from secondlight.photometry.measure_ap_corr import robust_sigma
 
@@ -18,6 +33,9 @@ MIN_SAMPLE = 5
 
 _MEDIAN_EFFICIENCY = 1.2533
 """Standard error of the median of a Gaussian over that of its mean: sqrt(pi / 2)."""
+
+_MAD_TO_SIGMA = 1.4826
+_RESAMPLES = 100
 
 _MAD_EFFICIENCY = 1.1664
 """Standard error of a Gaussian's sigma from the median absolute deviation, in units of sigma / sqrt(n)."""
@@ -220,3 +238,83 @@ def fraction(
     successes = int(np.count_nonzero(which))
     p = (successes + 1) / (n + 2)
     return [Number(key, successes / n, n, math.sqrt(p * (1 - p) / n), sense, target, "", bin)]
+
+
+def expected_width(sigmas: np.ndarray) -> float:
+    """Return the robust width of one Gaussian deviate of each standard deviation; NaN without any."""
+    sigmas = sigmas[np.isfinite(sigmas) & (sigmas > 0)]
+    if not len(sigmas):
+        return math.nan
+
+    def surplus(w: float) -> float:
+        return float(np.mean(erf(w / (_MAD_TO_SIGMA * math.sqrt(2) * sigmas)))) - 0.5
+
+    return float(brentq(surplus, 0.5 * sigmas.min(), 2.0 * sigmas.max()))
+
+
+def intrinsic_scatter(
+    key: str, values: np.ndarray, variances: np.ndarray, shares: np.ndarray, *, unit: str = ""
+) -> list[Number]:
+    """Return the scatter s of values beyond their errors, 0 if they scatter less than these say.
+
+    With it the robust width of ``values / sqrt(variances + shares s^2)`` is 1.
+
+    Parameters
+    ----------
+    key, unit
+        Of the number.
+    values
+        Deviations from zero (n).
+    variances
+        Variance of each by its errors (n).
+    shares
+        How much of the variance ``s^2`` is in each (n).
+    """
+    good = np.isfinite(values) & np.isfinite(variances) & (variances > 0) & (shares > 0)
+    values, variances, shares = values[good], variances[good], shares[good]
+    if len(values) < MIN_SAMPLE:
+        return []
+
+    def solve(target: float) -> float:
+        def surplus(s: float) -> float:
+            return robust_sigma(values / np.sqrt(variances + shares * s**2)) - target
+
+        if surplus(0.0) <= 0:
+            return 0.0
+        return float(brentq(surplus, 0.0, 10.0 * robust_sigma(values / np.sqrt(shares)) / target))
+
+    half = _MAD_EFFICIENCY / math.sqrt(len(values))
+    low, middle, high = (solve(target) for target in (1.0 + half, 1.0, max(1.0 - half, 0.1)))
+    error = 0.5 * (high - low) if low > 0 else high - middle
+    return [Number(key, middle, len(values), error or None, Sense.SMALLER, unit=unit)]
+
+
+def with_errors_between_images(
+    numbers: Callable[[np.ndarray], list[Number]], values: np.ndarray, images: np.ndarray
+) -> list[Number]:
+    """Return numbers of values, with errors from resampling whole images; without, of fewer than five images.
+
+    For what is smooth over an image: there values at many places are no independent ones.
+
+    Parameters
+    ----------
+    numbers
+        Makes the numbers from values.
+    values
+        Values (n).
+    images
+        The image of each (n), any integers.
+    """
+    result = numbers(values)
+    which = [np.flatnonzero(images == image) for image in np.unique(images)]
+    if len(which) < MIN_SAMPLE:
+        return [dataclasses.replace(number, error=None) for number in result]
+    rng = np.random.default_rng(len(which))
+    again = [
+        [number.value for number in numbers(values[np.concatenate([which[k] for k in chosen])])]
+        for chosen in rng.integers(len(which), size=(_RESAMPLES, len(which)))
+    ]
+    errors = np.std([a for a in again if len(a) == len(result)], axis=0)
+    return [
+        dataclasses.replace(number, error=float(error)) for number, error in zip(result, errors, strict=True)
+    ]

@@ -9,6 +9,7 @@ __all__ = (
     "SNRS",
     "View",
     "crowding_bins",
+    "inside",
     "object_columns",
     "views",
 )
@@ -41,6 +42,8 @@ CROWDING = {
 """Ranges of `contamination`, the relative change of a matched-filter flux by all other objects."""
 
 _BLENDED = 0.1
+_MARGIN = 12.0
+"""Closer to the edge a smoothing kernel is not whole, nor is the light of a source, pixels."""
 _HALF_LIGHT_RADIUS = math.sqrt(2 * math.log(2))
 """Half-light radius of a Gaussian of unit standard deviation."""
 
@@ -79,6 +82,14 @@ def object_columns(truth: Truth, rows: np.ndarray) -> Table:
     table["is_star"] = truth["is_star"][rows].astype(bool)
     table["size"] = truth["half_light_radius"][rows] / psf_radius(truth)
     return table
+
+
+def inside(truth: Truth) -> np.ndarray:
+    """Return which objects are at least 12 pixels from the edge of the image (n)."""
+    result = np.ones(len(truth), dtype=bool)
+    for axis, side in (("x", truth.bbox.x), ("y", truth.bbox.y)):
+        result &= (truth[axis] >= side.min + _MARGIN) & (truth[axis] <= side.max - _MARGIN)
+    return result
 
 
 def crowding_bins() -> Iterator[tuple[str, Bin]]:

@@ -24,8 +24,13 @@ _AXES = {
 _OVERVIEW = {
     "stars found, S/N > 10": "completeness.stars.snr_above_10",
     "galaxies found, S/N > 10": "completeness.galaxies.snr_above_10",
+    "isolated stars found, S/N > 10, 12 pixels from the edge": "completeness.stars.inside.isolated",
     "blended objects found, S/N > 10": "completeness.all.crowding_blended",
+    "half of the stars found at limiting magnitude plus": "depth.half_found",
     "sources that are real": "purity.all",
+    "sources that are real, measured S/N 10 to 20": "purity.snr_10_20",
+    "sources that are real, measured S/N 7 to 8": "purity.snr_7_8",
+    "sources that are real, measured S/N 5 to 6": "purity.snr_5_6",
     "position of isolated stars, scatter": "centroid.x.scatter.stars.isolated.all",
     "position of isolated stars, pull width": "centroid.x.pull_width.stars.isolated.all",
     "PSF flux of isolated stars, offset": "flux.psf.bias.stars.isolated.all",
@@ -44,8 +49,20 @@ _OVERVIEW = {
     "background, scatter": "background.scatter_sigma",
     "stars called stars, S/N > 20": "classification.extendedness.stars_found.snr_above_20",
     "galaxies called galaxies, S/N > 20": "classification.extendedness.galaxies_found.snr_above_20",
+    **{
+        f"{what} of isolated stars between visits, {band}, S/N > 100": f"repeatability.{band}.{key}"
+        for band in "gri"
+        for what, key in (
+            ("scatter", "mag"),
+            ("scatter expected from errors", "mag_expected"),
+            ("scatter beyond errors", "mag_excess"),
+        )
+    },
+    "scatter of g - r of stars beyond errors": "colors.g_r.excess",
+    "scatter of r - i of stars beyond errors": "colors.r_i.excess",
     "cosmic rays of 4 pixels or more found": "cosmic_rays.large_hits_found",
     "bright stars harmed by false cosmic rays": "cosmic_rays.stars_harmed",
+    "zero points, scatter": "zero_point.scatter",
     "zero points, largest error": "zero_point.largest",
 }
 """What the first table shows; names of fluxes as of `kind_of_flux`."""

@@ -64,6 +64,7 @@ def make_measured(
     error_scale: float = 1.0,
     flux_factor: float = 1.0,
     zero_point_factor: float = 1.0,
+    band: str = "r",
     seed: int = 5,
     **changes: Any,
 ) -> Measured:
@@ -83,7 +84,7 @@ def make_measured(
         system="synthetic",
         visit=truth.visit,
         detector=0,
-        band="r",
+        band=band,
         x=noisy(truth["x"], position_error) + offset,
         y=noisy(truth["y"], position_error),
         x_err=position_error,

@@ -7,8 +7,10 @@ import pytest
 from benchmarks.accuracy.expected import enclosed_fractions
 from benchmarks.accuracy.matching import Image
 from benchmarks.accuracy.metrics import SUBJECTS, all_numbers, all_samples
-from benchmarks.accuracy.numbers import Number
+from benchmarks.accuracy.metrics.summary_statistics import true_statistics
+from benchmarks.accuracy.numbers import Number, median, with_errors_between_images
 
+from secondlight.catalog.photo_calib import AB_FLUX_NJY
 from secondlight.photometry.apertures import psf_aperture_flux
 from secondlight.psf.evaluation import kernel_stamps
 from secondlight.simulate.render import Light
@@ -215,6 +217,143 @@ def test_repeatability_and_offsets_on_the_sky() -> None:
     assert numbers["repeatability.r.ra"].value > 30
     assert_close(numbers["astrometry.offset.visit_3.ra"], 150.0)
     assert numbers["astrometry.offset.visit_3.dec"].value == pytest.approx(0.0, abs=1e-6)
+
+
+def noisy_visits(*, intrinsic: float, bands: str = "rrrr") -> list[Image]:
+    """Visits whose stars scatter by 3 mmag of noise, as claimed, and by something that is not claimed."""
+    images = []
+    for visit, band in enumerate(bands):
+        truth = dataclasses.replace(make_truth(visit=visit), band=band)
+        rng = np.random.default_rng(50 + visit)
+        n = len(truth)
+        magnitude = 0.003 * rng.standard_normal(n) + intrinsic * rng.standard_normal(n)
+        flux = truth["flux"] * 10 ** (-0.4 * magnitude)
+        error = 0.003 * np.log(10) / 2.5 * flux
+        measured = make_measured(
+            truth,
+            band=band,
+            fluxes={"psf": (flux, error)},
+            psf_used=np.arange(n) % 10 < 8,
+            psf_reserved=np.arange(n) % 10 == 8,
+        )
+        images.append(Image(measured, truth))
+    return images
+
+
+def test_scatter_beyond_the_errors() -> None:
+    numbers = numbers_of(*noisy_visits(intrinsic=0.01), subject="repeatability")
+    assert numbers["repeatability.r.mag_expected"].value == pytest.approx(3.0, rel=1e-4)
+    for part in ("", ".fitted", ".reserved"):
+        assert_close(numbers[f"repeatability.r.mag_excess{part}"], 10.0)
+    assert_close(numbers["repeatability.r.mag_relative_excess"], 10.0)
+    assert numbers["repeatability.r.mag_excess.reserved"].n < numbers["repeatability.r.mag_excess.fitted"].n
+    assert not any("calibration_mag" in key for key in numbers)
+
+
+def test_no_scatter_beyond_the_errors() -> None:
+    excess = numbers_of(*noisy_visits(intrinsic=0.0), subject="repeatability")["repeatability.r.mag_excess"]
+    assert_close(excess, 0.0)
+    assert excess.value < 1.0
+
+
+def test_scatter_that_a_visit_adds_to_all_stars_is_not_within_images() -> None:
+    images = noisy_visits(intrinsic=0.0)
+    for k, factor in enumerate((1.02, 1.0, 0.98, 1.01)):
+        flux, error = images[k].measured.fluxes["psf"]
+        other = dataclasses.replace(images[k].measured, fluxes={"psf": (factor * flux, factor * error)})
+        images[k] = Image(other, images[k].truth)
+    numbers = numbers_of(*images, subject="repeatability")
+    assert numbers["repeatability.r.mag_excess"].value > 5
+    assert_close(numbers["repeatability.r.mag_relative_excess"], 0.0)
+
+
+def test_colors() -> None:
+    images = noisy_visits(intrinsic=0.008, bands="rrgg")
+    numbers = numbers_of(*images, subject="colors")
+    assert_close(numbers["colors.g_r.bias"], 0.0)
+    # Two visits in each of two bands.
+    assert numbers["colors.g_r.expected"].value == pytest.approx(3.0, rel=1e-4)
+    assert_close(numbers["colors.g_r.scatter"], np.hypot(3.0, 8.0))
+    assert_close(numbers["colors.g_r.excess"], 8.0)
+
+
+def test_summary_statistics() -> None:
+    truth = dataclasses.replace(make_truth(), gain=1.5)
+    true = true_statistics(truth)
+    assert true["psfSigma"] == pytest.approx(SIGMA, rel=2e-3)
+    area = 4 * np.pi * SIGMA**2
+    limit = 27.0 - 2.5 * np.log10(5 * 10.0 * np.sqrt(area))
+    # A little less deep, as the source has noise, too.
+    assert limit - 0.03 < true["magLim"] < limit - 0.01
+    published = {
+        "psfSigma": 1.02 * true["psfSigma"],
+        "skyBg": 97.0,
+        "skyNoise": 10.1,
+        "zeroPoint": 27.003,
+        "magLim": limit,
+    }
+    error = np.full(100, AB_FLUX_NJY * 10 ** (-0.4 * limit) / 5)
+    measured = make_measured(truth, statistics=published, sky_fluxes={"psf": (0 * error, error)})
+    numbers = numbers_of(Image(measured, truth), subject="summary_statistics")
+    assert numbers["statistics.psfSigma.bias"].value == pytest.approx(2.0)
+    assert numbers["statistics.skyBg.bias"].value == pytest.approx(-3.0)
+    assert numbers["statistics.skyNoise.bias"].value == pytest.approx(1.0)
+    assert numbers["statistics.zeroPoint.bias"].value == pytest.approx(3.0)
+    assert numbers["statistics.magLim.bias"].value == pytest.approx(1e3 * (limit - true["magLim"]))
+    assert numbers["statistics.magLim_by_sky_objects.bias"].value == pytest.approx(0.0, abs=1e-6)
+    assert "statistics.psfArea.bias" not in numbers
+
+
+def test_depth_is_where_half_of_the_stars_are_found() -> None:
+    truth = make_truth()
+    table = truth.table.copy()
+    rng = np.random.default_rng(8)
+    table["mag"] = rng.uniform(23.0, 26.0, len(table))
+    table["is_star"] = True
+    truth = dataclasses.replace(truth, table=table)
+    found = rng.normal(24.6, 0.2, len(table)) > table["mag"]
+    measured = make_measured(truth, error_scale=0.0, primary=found, statistics={"magLim": 24.5})
+    numbers = numbers_of(Image(measured, truth), subject="depth")
+    assert_close(numbers["depth.half_found"], 0.1)
+    assert_close(numbers["depth.width"], 0.2)
+
+
+def test_sources_that_are_not_quite_where_the_object_is() -> None:
+    truth = make_truth()
+    measured = make_measured(truth, error_scale=0.0)
+    x = measured.x + np.where(np.arange(len(truth)) % 2 == 0, 3.0, 0.0)
+    numbers = numbers_of(Image(dataclasses.replace(measured, x=x), truth), subject="purity")
+    assert numbers["purity.all"].value == pytest.approx(0.5)
+    assert numbers["purity.false_misplaced"].value + numbers["purity.false_near_bright"].value == 0.5
+    assert numbers["purity.false_elsewhere"].value == 0.0
+    assert "purity.snr_10_20" in numbers
+
+
+def test_objects_at_the_edge_are_counted_apart() -> None:
+    truth = make_truth()
+    table = truth.table.copy()
+    table["x"][:40] = 5.0
+    truth = dataclasses.replace(truth, table=table)
+    measured = make_measured(truth, error_scale=0.0, primary=np.arange(len(truth)) >= 40)
+    numbers = numbers_of(Image(measured, truth), subject="completeness")
+    assert numbers["completeness.all.snr_above_5"].value == pytest.approx(1 - 40 / len(truth))
+    assert numbers["completeness.all.inside.snr_above_5"].value == 1.0
+    assert numbers["completeness.all.inside.isolated"].value == 1.0
+
+
+def test_errors_of_what_is_smooth_over_an_image_come_from_the_images() -> None:
+    rng = np.random.default_rng(4)
+    images = np.repeat(np.arange(50), 20)
+    values = rng.standard_normal(50)[images] + 1e-3 * rng.standard_normal(len(images))
+
+    def numbers(v: np.ndarray) -> list[Number]:
+        return median("a", v)
+
+    (number,) = with_errors_between_images(numbers, values, images)
+    assert number.value == numbers(values)[0].value
+    assert number.error == pytest.approx(1.25 / np.sqrt(50), rel=0.4)
+    (few,) = with_errors_between_images(numbers, values[:40], images[:40])
+    assert few.error is None
 
 
 def test_cosmic_rays() -> None:

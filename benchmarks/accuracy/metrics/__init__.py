@@ -16,13 +16,16 @@ from . import (
     background,
     centroids,
     classification,
+    colors,
     completeness,
     cosmic_rays,
+    depth,
     fluxes,
     psf,
     purity,
     repeatability,
     sky_objects,
+    summary_statistics,
     zero_points,
 )
 
@@ -46,6 +49,7 @@ SUBJECTS: dict[str, Subject] = {
     module.__name__.rpartition(".")[2]: Subject(module.sample, module.numbers)
     for module in (
         completeness,
+        depth,
         purity,
         centroids,
         zero_points,
@@ -55,6 +59,8 @@ SUBJECTS: dict[str, Subject] = {
         background,
         classification,
         repeatability,
+        colors,
+        summary_statistics,
         cosmic_rays,
         sky_objects,
     )

@@ -14,9 +14,10 @@ from astropy.table import Table
 
 from secondlight.photometry.apertures import psf_aperture_flux
 
+from ..catalogs import image_number
 from ..expected import psf_stamps, true_psf_fluxes
 from ..matching import Image
-from ..numbers import Number, median, width
+from ..numbers import Number, median, width, with_errors_between_images
 
 _MOST = 200
 """Stars per image; more tell nothing new of a smooth map."""
@@ -33,7 +34,7 @@ def sample(image: Image) -> Table:
         or truth.psf is None
         or radius is None
     ):
-        return Table({"applied": np.empty(0), "right": np.empty(0)})
+        return Table({"applied": np.empty(0), "right": np.empty(0), "image": np.empty(0, dtype=np.int64)})
     corrections = measured.corrections[name]
     objects, sources = image.matches()
     stars = truth["is_star"][objects].astype(bool) & np.isfinite(corrections[sources])
@@ -41,11 +42,18 @@ def sample(image: Image) -> Table:
     x, y = measured.x[sources], measured.y[sources]
     true = psf_stamps(truth.psf, x, y)
     right = psf_aperture_flux(true, radius) / true_psf_fluxes(psf_stamps(model, x, y), true)
-    return Table({"applied": corrections[sources], "right": right})
+    images = np.full(len(right), image_number(measured))
+    return Table({"applied": corrections[sources], "right": right, "image": images})
 
 
 def numbers(table: Table) -> list[Number]:
     """Return the median and scatter of the magnitude difference."""
     difference = -2.5e3 * np.log10(np.asarray(table["applied"]) / np.asarray(table["right"]))
-    result = median("aperture_correction.psf.bias", difference, unit="mmag")
-    return result + width("aperture_correction.psf.scatter", difference, unit="mmag")
+    return with_errors_between_images(
+        lambda values: (
+            median("aperture_correction.psf.bias", values, unit="mmag")
+            + width("aperture_correction.psf.scatter", values, unit="mmag")
+        ),
+        difference,
+        np.asarray(table["image"]),
+    )

@@ -3,7 +3,8 @@
 Adaptive moments of centred stamps, at the stars held out of the fit and at random positions, for the model of
 the first pass and the final one. T = Ixx + Iyy, e1 = (Ixx - Iyy) / T, e2 = 2 Ixy / T; model minus truth. The
 flux is that of fitting the model to the true PSF, both of unit sum on their stamps: aperture corrections take
-a common offset away, so only its scatter is judged.
+a common offset away, so only its scatter is judged. A PSF is smooth over an image: errors of the numbers come
+from resampling whole images, and of fewer than five there are none.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from lsst.images.psfs import PointSpreadFunction
 
 from secondlight.psf.evaluation import stamp_shapes
 
-from ..catalogs import PsfStamps, Truth
+from ..catalogs import PsfStamps, Truth, image_number
 from ..expected import psf_stamps, true_psf_fluxes
 from ..matching import Image
-from ..numbers import Number, Sense, median, width
+from ..numbers import Number, Sense, median, width, with_errors_between_images
 
 RANDOM_POSITIONS = 100
 """Random positions per image."""
@@ -49,12 +50,13 @@ def sample(image: Image) -> Table:
             part = _differences(model, truth, positions)
             for column, name in (("model", model_name), ("place", place)):
                 part[column] = np.full(len(part), name, dtype="U8")
+            part["image"] = np.full(len(part), image_number(measured))
             parts.append(part[_COLUMNS])
     return vstack(parts)
 
 
-_COLUMNS = ["model", "place", "size", "e1", "e2", "flux"]
-_TYPES = ["U8", "U8", "f8", "f8", "f8", "f8"]
+_COLUMNS = ["model", "place", "image", "size", "e1", "e2", "flux"]
+_TYPES = ["U8", "U8", "i8", "f8", "f8", "f8", "f8"]
 
 
 def _differences(model: PsfStamps | PointSpreadFunction, truth: Truth, positions: np.ndarray) -> Table:
@@ -85,8 +87,14 @@ def numbers(table: Table) -> list[Number]:
         for place in ("reserved", "random"):
             rows = (np.asarray(table["model"]) == model) & (np.asarray(table["place"]) == place)
             for name, factor, unit in _QUANTITIES:
-                values = factor * np.asarray(table[name])[rows]
+                key = f"psf.{model}.{place}.{name}"
                 sense = Sense.NONE if name == "flux" else Sense.TARGET
-                result += median(f"psf.{model}.{place}.{name}.bias", values, sense=sense, unit=unit)
-                result += width(f"psf.{model}.{place}.{name}.scatter", values, unit=unit)
+                result += with_errors_between_images(
+                    lambda values, key=key, sense=sense, unit=unit: (  # type: ignore[misc]
+                        median(f"{key}.bias", values, sense=sense, unit=unit)
+                        + width(f"{key}.scatter", values, unit=unit)
+                    ),
+                    factor * np.asarray(table[name])[rows],
+                    np.asarray(table["image"])[rows],
+                )
     return result

@@ -2,8 +2,12 @@
 
 Primary sources count, those with bad pixels too. A source is real if it is the match of an object of a
 signal-to-noise ratio of at least 2. Of the others it is told whether they are on an artefact (any kind,
-within the 3 x 3 pixels at their centre), else near a bright object, which may have been taken apart, or on
-nothing.
+within the 3 x 3 pixels at their centre), else near a bright object, which may have been taken apart, else
+misplaced: within 5 pixels of an object of a signal-to-noise ratio of at least 3 that no other source is the
+match of; or on nothing.
+
+By signal-to-noise ratio of the measured PSF flux, where there is one: a system that goes deeper has more
+sources that are hard to tell.
 """
 
 from __future__ import annotations
@@ -20,11 +24,15 @@ from secondlight.catalog.photo_calib import AB_FLUX_NJY
 from ..catalogs import Truth
 from ..matching import Image, nearest_pixels
 from ..numbers import Number, Sense, fraction
-from ..populations import MAGNITUDES
+from ..populations import MAGNITUDES, SNRS
 
 _BRIGHT_SNR = 300.0
 _NEAR_BRIGHT = 32.0
 """What a bright object is, and how far from it its parts may be, pixels."""
+
+_MISPLACED = 5.0
+_MISPLACED_SNR = 3.0
+"""How far a misplaced source may be from its object, pixels, and what that must have at least."""
 
 
 def sample(image: Image) -> Table:
@@ -35,13 +43,21 @@ def sample(image: Image) -> Table:
     table = Table()
     table["real"] = image.object_of_source[rows] >= 0
     table["good"] = measured.good[rows]
-    table["mag"] = np.full(len(rows), np.nan)
+    table["mag"], table["snr"] = np.full((2, len(rows)), np.nan)
     if measured.psf_flux is not None:
-        flux = measured.fluxes[measured.psf_flux][0][rows]
+        flux, error = (values[rows] for values in measured.fluxes[measured.psf_flux])
         with np.errstate(invalid="ignore", divide="ignore"):
-            table["mag"] = -2.5 * np.log10(flux / AB_FLUX_NJY)
-    table["on_artifact"] = _on_artifact(truth, x, y) & ~table["real"]
-    table["near_bright"] = _near_bright(truth, x, y) & ~table["real"] & ~table["on_artifact"]
+            table["mag"], table["snr"] = -2.5 * np.log10(flux / AB_FLUX_NJY), flux / error
+    unexplained = ~np.asarray(table["real"])
+    bright, lost = truth["snr"] >= _BRIGHT_SNR, truth["snr"] >= _MISPLACED_SNR
+    lost &= image.source_of_object < 0
+    for name, explained in (
+        ("on_artifact", _on_artifact(truth, x, y)),
+        ("near_bright", _near(truth, bright, _NEAR_BRIGHT, x, y)),
+        ("misplaced", _near(truth, lost, _MISPLACED, x, y)),
+    ):
+        table[name] = explained & unexplained
+        unexplained &= ~explained
     return table
 
 
@@ -57,25 +73,27 @@ def _on_artifact(truth: Truth, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return result
 
 
-def _near_bright(truth: Truth, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    bright = truth["snr"] >= _BRIGHT_SNR
+def _near(truth: Truth, objects: np.ndarray, distance: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which positions are near one of some objects."""
     finite = np.isfinite(x) & np.isfinite(y)
     result = np.zeros(len(x), dtype=bool)
-    if bright.any() and finite.any():
-        tree = KDTree(np.column_stack([truth["x"][bright], truth["y"][bright]]))
-        result[finite] = tree.query(np.column_stack([x[finite], y[finite]]))[0] < _NEAR_BRIGHT
+    if objects.any() and finite.any():
+        tree = KDTree(np.column_stack([truth["x"][objects], truth["y"][objects]]))
+        result[finite] = tree.query(np.column_stack([x[finite], y[finite]]))[0] < distance
     return result
 
 
 def numbers(table: Table) -> list[Number]:
     """Return fractions of sources that are real, and of the kinds of those that are not."""
-    real, good, mag = (np.asarray(table[name]) for name in ("real", "good", "mag"))
+    real, good, mag, snr = (np.asarray(table[name]) for name in ("real", "good", "mag", "snr"))
     result = fraction("purity.all", real, sense=Sense.LARGER)
     result += fraction("purity.good", real[good], sense=Sense.LARGER)
-    for interval in MAGNITUDES:
-        rows = interval.contains(mag)
-        result += fraction(f"purity.{interval.label}", real[rows], sense=Sense.LARGER, bin=interval)
-    for name in ("on_artifact", "near_bright"):
+    for values, intervals in ((mag, MAGNITUDES), (snr, SNRS)):
+        for interval in intervals:
+            rows = interval.contains(values)
+            result += fraction(f"purity.{interval.label}", real[rows], sense=Sense.LARGER, bin=interval)
+    elsewhere = ~real
+    for name in ("on_artifact", "near_bright", "misplaced"):
         result += fraction(f"purity.false_{name}", np.asarray(table[name]), sense=Sense.SMALLER)
-    elsewhere = ~(real | np.asarray(table["on_artifact"]) | np.asarray(table["near_bright"]))
+        elsewhere &= ~np.asarray(table[name])
     return result + fraction("purity.false_elsewhere", elsewhere, sense=Sense.SMALLER)
