@@ -1,116 +1,203 @@
-"""The source table of a visit: which columns are published, and under what names (spec finalize 12)."""
+"""Source tables under their published names (spec finalize 12, reprocess 8.3)."""
 
 from __future__ import annotations
 
-__all__ = ("COLUMN_NAMES", "PREFIX_NAMES", "make_source_table", "stack_source_tables")
+__all__ = (
+    "FIRST_PASS_EXTRAS",
+    "check_same_columns",
+    "make_source_table",
+    "published_sources",
+    "stack_source_tables",
+)
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Column, Table, vstack
 
 from ..catalog.source_catalog import SourceCatalog
+from .published_columns import LABELS, PUBLISHED_COLUMNS, REQUIRED, PublishedColumn, published_name
 
 _LOG = logging.getLogger(__name__)
 
-COLUMN_NAMES: dict[str, str] = {
-    "id": "sourceId",
-    "coord_ra": "ra",
-    "coord_dec": "dec",
-    "parent": "parentSourceId",
-    "deblend_nChild": "deblend_nChild",
-    "detect_isPrimary": "detect_isPrimary",
-    "sky_source": "sky_source",
-    "calib_psf_candidate": "calib_psf_candidate",
-    "calib_psf_reserved": "calib_psf_reserved",
-    "calib_psf_used": "calib_psf_used",
-    "slot_Centroid_x": "x",
-    "slot_Centroid_y": "y",
-    "slot_Centroid_xErr": "xErr",
-    "slot_Centroid_yErr": "yErr",
-    "slot_Centroid_flag": "centroid_flag",
-    "slot_Shape_xx": "ixx",
-    "slot_Shape_yy": "iyy",
-    "slot_Shape_xy": "ixy",
-    "slot_Shape_flag": "shape_flag",
-    "slot_PsfShape_xx": "ixxPSF",
-    "slot_PsfShape_yy": "iyyPSF",
-    "slot_PsfShape_xy": "ixyPSF",
-    "base_ClassificationExtendedness_value": "extendedness",
-    "base_ClassificationExtendedness_flag": "extendedness_flag",
-    "base_ClassificationSizeExtendedness_value": "sizeExtendedness",
-    "base_ClassificationSizeExtendedness_flag": "sizeExtendedness_flag",
-}
-"""Source column (or slot column) to published column."""
+FIRST_PASS_EXTRAS = (
+    "slot_Shape_flag",
+    "base_PixelFlags_flag*",
+    "base_CircularApertureFlux_*",
+    "base_PsfFlux_*",
+    "base_GaussianFlux_*",
+    "base_NormalizedCompensatedTophatFlux_*",
+    "base_CompensatedTophatFlux_*",
+    "base_LocalBackground_*",
+    "ext_photometryKron_KronFlux_*",
+)
+"""What the table of the first pass holds beyond the public one, so that stars can be chosen by any flux."""
 
-PREFIX_NAMES: dict[str, str] = {
-    "base_PixelFlags_flag": "pixelFlags",
-    "base_CircularApertureFlux": "apFlux",
-    "base_PsfFlux": "psfFlux",
-    "base_GaussianFlux": "gaussianFlux",
-    "base_NormalizedCompensatedTophatFlux": "normCompTophatFlux",
-    "base_CompensatedTophatFlux": "compTophatFlux",
-    "base_LocalBackground": "localBackground",
-    "ext_photometryKron_KronFlux": "kronFlux",
-}
-"""Prefix of source columns to the prefix they are published with; the rest of the name stays."""
-
-_TO_DEGREES = ("ra", "dec")
+_CALIBRATION = "base_LocalPhotoCalib"
 
 
-def _published_columns(catalog: SourceCatalog) -> dict[str, str]:
-    """Return published name to source column, for what the catalog has."""
-    result = {}
-    missing = []
-    for source, name in COLUMN_NAMES.items():
-        if source in catalog:
-            result[name] = source
-        else:
-            missing.append(source)
-    for source, name in PREFIX_NAMES.items():
-        matches = [c for c in catalog.schema.names if c == source or c.startswith(source + "_")]
-        result |= {name + column.removeprefix(source): column for column in matches}
-        if not matches:
-            missing.append(source + "_*")
+class _Values(NamedTuple):
+    """A measured column."""
+
+    array: np.ndarray
+    unit: str | None
+    description: str
+    ucd: str | None
+
+
+def _measured(sources: SourceCatalog | Table, name: str) -> _Values:
+    if isinstance(sources, SourceCatalog):
+        field = sources.schema[name]
+        return _Values(sources[name], field.unit, field.doc, field.ucd)
+    column = sources[name]
+    unit, ucd = str(column.unit or "") or None, column.meta.get("ucd")
+    return _Values(np.asarray(column), unit, column.description or "", ucd)
+
+
+def published_sources(
+    available: Iterable[str], *, extras: Sequence[str] = ()
+) -> dict[str, str | PublishedColumn]:
+    """Return what can be published of measured columns, by published name.
+
+    Parameters
+    ----------
+    available
+        Names of the measured columns, slot columns included.
+    extras
+        Patterns (as of file names) of measured columns to publish beyond those of the public table.
+
+    Returns
+    -------
+    columns
+        Definition of each column of the public table that can be published, and the measured column of each
+        further one; labels are always among them.
+
+    Raises
+    ------
+    ValueError
+        Raised if a column that every source table needs is missing, or two would have the same name.
+    """
+    names = list(dict.fromkeys(available))
+    known = {*names, *LABELS}
+    result: dict[str, str | PublishedColumn] = {}
+    missing = [column for column in PUBLISHED_COLUMNS if column.source not in known]
+    if lacking := [f"{c.name} (from {c.source})" for c in missing if c.name in REQUIRED]:
+        raise ValueError(f"These are not measured sources: there is no {', '.join(lacking)}.")
     if missing:
-        _LOG.info("Columns not measured and left out of the source table: %s.", ", ".join(missing))
+        _LOG.info("Not measured, left out of the source table: %s.", ", ".join(c.name for c in missing))
+    result |= {column.name: column for column in PUBLISHED_COLUMNS if column.source in known}
+    used = {column.source for column in PUBLISHED_COLUMNS}
+    for source in names:
+        if source in used or not any(fnmatchcase(source, pattern) for pattern in extras):
+            continue
+        name = published_name(source)
+        if name in result:
+            raise ValueError(f"{source} cannot be published: another column is named {name} already.")
+        result[name] = source
     return result
 
 
 def make_source_table(
-    catalog: SourceCatalog, *, visit: int, detector: int, band: str, physical_filter: str
+    sources: SourceCatalog | Table,
+    *,
+    visit: int,
+    detector: int,
+    band: str,
+    physical_filter: str,
+    extras: Sequence[str] = (),
+    include_calibration_error: bool = False,
 ) -> Table:
     """Return the published table of the sources of one detector.
 
-    Columns that were not measured are left out.  Coordinates are in degrees.
+    What was not measured is left out.  Each column has its unit, description and, in ``column.meta["ucd"]``,
+    UCD.
 
     Parameters
     ----------
-    catalog
-        Measured sources.
+    sources
+        Measured sources, or the table of them with its slot columns.
     visit, detector
         Ids for the columns of the same names.
     band, physical_filter
         Labels for the columns of the same names.
+    extras
+        Patterns of further measured columns to publish, under the names of
+        `~secondlight.photometry.published_columns.published_name`.
+    include_calibration_error
+        Whether errors in nJy include the uncertainty of the photometric calibration, which all sources share:
+        ``err**2 + (flux * calibErr / calib)**2``.
+
+    Raises
+    ------
+    ValueError
+        Raised if a column that every source table needs is missing, has a unit that does not fit, a label is
+        too long, or the calibration error is asked for and was not recorded.
     """
-    n = len(catalog)
-    table = Table()
-    table["visit"] = Column(np.full(n, visit, dtype=np.int64), description="visit id")
-    table["detector"] = Column(np.full(n, detector, dtype=np.int32), description="detector id")
-    table["band"] = Column(np.full(n, band, dtype="U32"), description="band label")
-    table["physical_filter"] = Column(
-        np.full(n, physical_filter, dtype="U32"), description="full name of the filter"
+    names = (
+        [*sources.schema.names, *sources.schema.alias_columns()]
+        if isinstance(sources, SourceCatalog)
+        else sources.colnames
     )
-    for name, source in _published_columns(catalog).items():
-        field = catalog.schema[source]
-        values = catalog[source]
-        unit = field.unit
-        if name in _TO_DEGREES:
-            values, unit = np.degrees(values), u.deg
-        table[name] = Column(values, unit=unit, description=field.doc, copy=True)
+    labels = dict(zip(LABELS, (visit, detector, band, physical_filter), strict=True))
+    table = Table(meta=dict(sources.metadata if isinstance(sources, SourceCatalog) else sources.meta))
+    for name, column in published_sources(names, extras=extras).items():
+        if isinstance(column, str):
+            values = _measured(sources, column)
+            meta = {"ucd": values.ucd} if values.ucd else None
+            table[name] = Column(
+                values.array, unit=values.unit, description=values.description, meta=meta, copy=True
+            )
+        elif name in labels:
+            table[name] = _publish(_label(column, labels[name], len(sources)), column)
+        else:
+            table[name] = _publish(_measured(sources, column.source), column)
+    if include_calibration_error:
+        _add_calibration_error(table, sources, f"Visit {visit}, detector {detector}")
     return table
+
+
+def _label(column: PublishedColumn, value: Any, n: int) -> _Values:
+    array = np.full(n, value)
+    if array.dtype.kind == "U" and array.dtype.itemsize > column.dtype.itemsize:
+        raise ValueError(f"{column.name} {value!r} is longer than {column.dtype.itemsize // 4} characters.")
+    return _Values(array, None, column.description, None)
+
+
+def _publish(values: _Values, column: PublishedColumn) -> Column:
+    """Return values in the unit and with the dtype that they are published with."""
+    array = values.array
+    if column.unit and values.unit:
+        try:
+            factor = u.Unit(values.unit).to(u.Unit(column.unit))
+        except u.UnitConversionError:
+            raise ValueError(
+                f"{column.source} is in {values.unit}; {column.name} is published in {column.unit}."
+            ) from None
+        array = array if factor == 1.0 else array * factor
+    return Column(
+        array.astype(column.dtype),
+        unit=column.unit or None,
+        description=column.description,
+        meta={"ucd": column.ucd} if column.ucd else None,
+    )
+
+
+def _add_calibration_error(table: Table, sources: SourceCatalog | Table, where: str) -> None:
+    try:
+        calib = _measured(sources, _CALIBRATION).array
+        relative = _measured(sources, f"{_CALIBRATION}Err").array / calib
+    except KeyError:
+        raise ValueError(
+            f"{where}: the uncertainty of the calibration is not in the column {_CALIBRATION}Err."
+        ) from None
+    for name in table.colnames:
+        if table[name].unit == u.nJy and name.endswith("Err"):
+            table[name][:] = np.hypot(table[name], table[name.removesuffix("Err")] * relative)
+            table[name].description += " That of the photometric calibration is included."
 
 
 def stack_source_tables(tables: Mapping[int, Table]) -> Table:
@@ -123,9 +210,26 @@ def stack_source_tables(tables: Mapping[int, Table]) -> Table:
     """
     ordered = [tables[detector] for detector in sorted(tables)]
     for detector in sorted(tables):
-        if different := set(tables[detector].colnames) ^ set(ordered[0].colnames):
-            raise ValueError(
-                f"The sources of detector {detector} and {min(tables)} differ in the columns "
-                f"{', '.join(sorted(different))}; were they made with the same configuration?"
-            )
+        check_same_columns(tables[detector], ordered[0], detector, min(tables))
     return vstack(ordered, join_type="exact", metadata_conflicts="silent")
+
+
+def check_same_columns(table: Table, first: Table, detector: int, first_detector: int) -> None:
+    """Check that the sources of two detectors have the same columns.
+
+    Raises
+    ------
+    ValueError
+        Raised if names, dtypes or units differ.
+    """
+    ours, theirs = _columns(table), _columns(first)
+    if different := set(ours.items()) ^ set(theirs.items()):
+        names = ", ".join(sorted({name for name, _ in different}))
+        raise ValueError(
+            f"The sources of detector {detector} and {first_detector} differ in the columns {names}; "
+            "were they made with the same configuration?"
+        )
+
+
+def _columns(table: Table) -> dict[str, tuple[str, str]]:
+    return {name: (column.dtype.str, str(column.unit)) for name, column in table.columns.items()}

@@ -31,7 +31,7 @@ from ..catalog.photo_calib import PhotoCalib
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
 from ..photometry.calibrate import scaling_to_photo_calib
-from ..photometry.source_table import make_source_table, stack_source_tables
+from ..photometry.source_table import FIRST_PASS_EXTRAS, make_source_table, stack_source_tables
 
 type Handle = DeferredDatasetHandle | InMemoryDatasetHandle
 
@@ -179,6 +179,7 @@ class ConsolidateVisitSummaryTask(PipelineTask):
                 detector=detector,
                 band=band,
                 physical_filter=physical_filter,
+                extras=FIRST_PASS_EXTRAS,
             )
             for detector in usable
         }
