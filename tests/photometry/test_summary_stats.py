@@ -14,6 +14,7 @@ from lsst.images.fields import ChebyshevField, SplineField
 from lsst.images.psfs import GaussianPointSpreadFunction, PointSpreadFunction
 
 from secondlight.background.fields import make_background
+from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import replace_components
@@ -257,9 +258,13 @@ def test_zero_point_is_that_of_the_mean(task: ComputeExposureSummaryStatsTask) -
     image = make_image()
     assert task.run(image, None, None).zeroPoint == pytest.approx(31.4 - 2.5 * math.log10(20), abs=1e-4)
     calibrated = image.convert_unit(u.nJy)
+    assert task.run(calibrated, None, None).zeroPoint == pytest.approx(31.4, abs=1e-4)
     stats = ObservationSummaryStats()
-    task.update_photo_calib_stats(stats, calibrated)
-    assert stats.zeroPoint == pytest.approx(31.4, abs=1e-4)
+    task.update_photo_calib_stats(stats, PhotoCalib.from_zero_point(28.5))
+    assert stats.zeroPoint == pytest.approx(28.5)
+    for unusable in (PhotoCalib(0.0), PhotoCalib(math.nan), None):
+        task.update_photo_calib_stats(stats, unusable)
+        assert math.isnan(stats.zeroPoint)
 
 
 def test_background(task: ComputeExposureSummaryStatsTask) -> None:

@@ -161,12 +161,25 @@ def test_wcs_and_photo_calib_of_a_global_fit(caplog: pytest.LogCaptureFixture) -
 
 def test_providers() -> None:
     config = UpdateVisitSummaryConfig()
-    with pytest.raises(FieldValidationError, match=r"healpix3.*\n*.*input_summary"):
-        config.wcs_provider = "healpix3"
+    with pytest.raises(FieldValidationError, match=r"healpix30.*\n*.*input_summary"):
+        config.wcs_provider = "healpix30"
     names = set(config.connections.ConnectionsClass(config=config).inputs)
-    assert names == {"input_summary", "psf_overrides", "ap_corr_overrides", "psf_star_catalog"}
+    always = {"input_summary", "input_exposures", "psf_overrides", "ap_corr_overrides", "psf_star_catalog"}
+    assert names == always
     config.wcs_provider = "global"
-    assert "wcs_overrides_global" in config.connections.ConnectionsClass(config=config).inputs
+    config.photo_calib_provider = "tract"
+    names = set(config.connections.ConnectionsClass(config=config).inputs)
+    assert names == always | {"wcs_overrides_global", "photo_calib_overrides_tract", "sky_map"}
+    config.wcs_provider = "healpix5"
+    config.photo_calib_provider = "healpix3"
+    config.background_provider = "replacement"
+    connections = config.connections.ConnectionsClass(config=config)
+    assert set(connections.inputs) == always | {
+        "wcs_overrides_healpix", "photo_calib_overrides_healpix", "background_originals",
+        "background_overrides",
+    }  # fmt: skip
+    assert set(connections.wcs_overrides_healpix.dimensions) == {"instrument", "visit", "healpix5"}
+    assert set(connections.photo_calib_overrides_healpix.dimensions) == {"instrument", "visit", "healpix3"}
 
 
 def test_wrong_visit() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ("Electronics", "electronics_of")
+__all__ = ("Electronics", "electronics_of", "metadata_number")
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import astropy.units as u
@@ -37,21 +38,21 @@ def electronics_of(image: VisitImage) -> Electronics:
         gains = [n.gain if n is not None else math.nan for n in nominal]
         noises = [n.read_noise if n is not None else math.nan for n in nominal]
         for i, amplifier in enumerate(amplifiers):
-            gains[i] = _number(image, f"LSST ISR GAIN {amplifier.name}", gains[i])
-            noises[i] = _number(image, f"LSST ISR READNOISE {amplifier.name}", noises[i])
+            gains[i] = metadata_number(image.metadata, f"LSST ISR GAIN {amplifier.name}", gains[i])
+            noises[i] = metadata_number(image.metadata, f"LSST ISR READNOISE {amplifier.name}", noises[i])
         gain, read_noise = _mean(gains), _mean(noises)
     else:
-        gain = _number(image, "GAIN")
-        dark_variance = max(_number(image, "DARK_VARIANCE"), 0.0)
-        read_noise = _number(image, "READ_NOISE", gain * math.sqrt(dark_variance))
+        gain = metadata_number(image.metadata, "GAIN")
+        dark_variance = max(metadata_number(image.metadata, "DARK_VARIANCE"), 0.0)
+        read_noise = metadata_number(image.metadata, "READ_NOISE", gain * math.sqrt(dark_variance))
     if image.metadata.get("LSST ISR UNITS") == "electron" or image.unit == u.electron:
         gain = 1.0
     return Electronics(read_noise, gain)
 
 
-def _number(image: VisitImage, key: str, default: float = math.nan) -> float:
-    """Return a number from the metadata of an image; the default if it is absent or NaN."""
-    value: Any = image.metadata.get(key)
+def metadata_number(metadata: Mapping[str, Any], key: str, default: float = math.nan) -> float:
+    """Return a number from the metadata of something; the default if it is absent or NaN."""
+    value = metadata.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return default
     return float(value)

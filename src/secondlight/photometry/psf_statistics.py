@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 __all__ = (
+    "Ellipticities",
     "distance_to_nearest_star",
+    "ellipticities",
     "good_samples",
     "grid_statistics",
     "higher_moment_statistics",
+    "median_of_finite",
     "star_statistics",
 )
 
+import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from lsst.images import Box, Mask
@@ -23,10 +28,31 @@ from .apertures import psf_aperture_flux
 from .measure_ap_corr import robust_sigma
 
 
-def _median(values: np.ndarray) -> float:
-    """Median of the finite values, NaN if there are none."""
+def median_of_finite(values: np.ndarray) -> float:
+    """Return the median of the finite values, NaN if there are none."""
     values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else float("nan")
+    return float(np.median(values)) if len(values) else math.nan
+
+
+class Ellipticities(NamedTuple):
+    """Shapes of n objects: ellipticities along the axes of the pixels and sizes in pixels, each (n,)."""
+
+    e1: np.ndarray
+    e2: np.ndarray
+    size: np.ndarray
+
+
+def ellipticities(moments: np.ndarray) -> Ellipticities:
+    """Return e1 = (xx - yy) / T, e2 = 2 xy / T and size = sqrt(T / 2) with T = xx + yy.
+
+    Parameters
+    ----------
+    moments
+        Moments ``[xx, yy, xy]`` in pixel^2, shape (n, 3).
+    """
+    xx, yy, xy = moments.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Ellipticities((xx - yy) / (xx + yy), 2 * xy / (xx + yy), np.sqrt((xx + yy) / 2))
 
 
 def star_statistics(star: np.ndarray, psf: np.ndarray) -> dict[str, float]:
@@ -44,24 +70,19 @@ def star_statistics(star: np.ndarray, psf: np.ndarray) -> dict[str, float]:
     """
     good = np.isfinite(star).all(axis=1) & np.isfinite(psf).all(axis=1)
     star, psf = star[good], psf[good]
-
-    def shape(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        trace = q[:, 0] + q[:, 1]
-        return (q[:, 0] - q[:, 1]) / trace, 2 * q[:, 2] / trace, np.sqrt(trace / 2)
-
-    e1, e2, size = shape(star)
-    psf_e1, psf_e2, psf_size = shape(psf)
+    e1, e2, size = ellipticities(star)
+    psf_e1, psf_e2, psf_size = ellipticities(psf)
     size_scatter = robust_sigma(size - psf_size)
     return {
-        "psfStarDeltaE1Median": _median(e1 - psf_e1),
-        "psfStarDeltaE2Median": _median(e2 - psf_e2),
+        "psfStarDeltaE1Median": median_of_finite(e1 - psf_e1),
+        "psfStarDeltaE2Median": median_of_finite(e2 - psf_e2),
         "psfStarDeltaE1Scatter": robust_sigma(e1 - psf_e1),
         "psfStarDeltaE2Scatter": robust_sigma(e2 - psf_e2),
-        "psfStarDeltaSizeMedian": _median(size - psf_size),
+        "psfStarDeltaSizeMedian": median_of_finite(size - psf_size),
         "psfStarDeltaSizeScatter": size_scatter,
-        "psfStarScaledDeltaSizeScatter": size_scatter / _median(size),
-        "starEMedian": _median(np.hypot(e1, e2)),
-        "starUnNormalizedEMedian": _median(np.hypot(star[:, 0] - star[:, 1], 2 * star[:, 2])),
+        "psfStarScaledDeltaSizeScatter": size_scatter / median_of_finite(size),
+        "starEMedian": median_of_finite(np.hypot(e1, e2)),
+        "starUnNormalizedEMedian": median_of_finite(np.hypot(star[:, 0] - star[:, 1], 2 * star[:, 2])),
     }
 
 
@@ -75,13 +96,13 @@ def higher_moment_statistics(moments: dict[str, np.ndarray]) -> dict[str, float]
     """
     m = moments
     return {
-        "starComa1Median": _median(m["30"] + m["12"]),
-        "starComa2Median": _median(m["21"] + m["03"]),
-        "starTrefoil1Median": _median(m["30"] - 3 * m["12"]),
-        "starTrefoil2Median": _median(3 * m["21"] - m["03"]),
-        "starKurtosisMedian": _median(m["40"] + 2 * m["22"] + m["04"]),
-        "starE41Median": _median(m["40"] - m["04"]),
-        "starE42Median": _median(2 * (m["31"] + m["13"])),
+        "starComa1Median": median_of_finite(m["30"] + m["12"]),
+        "starComa2Median": median_of_finite(m["21"] + m["03"]),
+        "starTrefoil1Median": median_of_finite(m["30"] - 3 * m["12"]),
+        "starTrefoil2Median": median_of_finite(3 * m["21"] - m["03"]),
+        "starKurtosisMedian": median_of_finite(m["40"] + 2 * m["22"] + m["04"]),
+        "starE41Median": median_of_finite(m["40"] - m["04"]),
+        "starE42Median": median_of_finite(2 * (m["31"] + m["13"])),
     }
 
 
@@ -107,7 +128,7 @@ def distance_to_nearest_star(
 ) -> float:
     """Return the largest distance, pixels, from a position to its nearest star; NaN without either."""
     if not len(x) or not len(star_x):
-        return float("nan")
+        return math.nan
     distance, _ = cKDTree(np.column_stack([star_x, star_y])).query(np.column_stack([x, y]))
     return float(distance.max())
 
@@ -130,15 +151,15 @@ def grid_statistics(
     -------
     statistics
         ``psfTraceRadiusDelta`` and ``psfApFluxDelta``; NaN without positions, where a value is not finite,
-        and for the flux where one is negative.
+        and for the flux where one is negative or the radius is NaN.
     """
     if not len(x):
-        return {"psfTraceRadiusDelta": float("nan"), "psfApFluxDelta": float("nan")}
+        return {"psfTraceRadiusDelta": math.nan, "psfApFluxDelta": math.nan}
     stamps = kernel_stamps(psf, x=x, y=y)
     radii = trace_radius(stamp_shapes(stamps))
-    fluxes = psf_aperture_flux(stamps, radius)
+    fluxes = np.full(len(x), math.nan) if math.isnan(radius) else psf_aperture_flux(stamps, radius)
     negative = bool((fluxes < 0).any())
     return {
         "psfTraceRadiusDelta": float(np.ptp(radii)),
-        "psfApFluxDelta": float("nan") if negative else float(np.ptp(fluxes)),
+        "psfApFluxDelta": math.nan if negative else float(np.ptp(fluxes)),
     }

@@ -5,107 +5,49 @@ from __future__ import annotations
 __all__ = ("ComputeExposureSummaryStatsConfig", "ComputeExposureSummaryStatsTask")
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import astropy.table
 import astropy.units as u
 import numpy as np
 from astro_metadata_translator import ObservationInfo
-from astropy.coordinates import AltAz, SkyCoord
-from astropy.utils import iers
 from lsst.images import BackgroundMap, Box, Mask, ObservationSummaryStats, SkyProjection, VisitImage
 from lsst.images.fields import BaseField
 from lsst.images.psfs import PointSpreadFunction
-from lsst.pex.config import Config, DictField, Field, ListField
+from lsst.pex.config import Config
 from lsst.pipe.base import Task
 
 from ..background.fields import sky_level
 from ..background.statistics import clipped_statistics
 from ..catalog.mask_planes import mask_of
-from ..catalog.photo_calib import AB_FLUX_NJY
+from ..catalog.photo_calib import PhotoCalib
 from ..catalog.source_catalog import SourceCatalog
 from ..psf.evaluation import determinant_radius, kernel_stamps, psf_shapes
-from ..psf.source_selectors import BaseSourceSelectorTask, sourceSelectorRegistry
+from ..psf.source_selectors import BaseSourceSelectorTask
+from ._summary_stats_config import ComputeExposureSummaryStatsConfig
 from .calibrate import scaling_to_photo_calib
 from .depth import effective_time_scales, limiting_magnitude
-from .electronics import electronics_of
+from .electronics import electronics_of, metadata_number
+from .ellipticity_correlation import EllipticityCorrelationTask
 from .psf_statistics import (
     distance_to_nearest_star,
+    ellipticities,
     good_samples,
     grid_statistics,
     higher_moment_statistics,
+    median_of_finite,
     star_statistics,
 )
+from .sky_statistics import box_corners, pixel_scale, zenith_distance
 
-_BANDS = "ugrizy"
+_SECOND = ("xx", "yy", "xy")
 _MOMENTS = ("30", "21", "12", "03", "40", "31", "22", "13", "04")
+_CORRELATIONS = ("psfTE1", "psfTE2", "psfTE3", "psfTE4")
+_READ_NOISE, _GAIN = "magLimReadNoise", "magLimGain"
+"""Metadata of the statistics: electrons and electrons per count, as the limiting magnitude assumed."""
 
 type Catalog = SourceCatalog | astropy.table.Table
-
-
-def _by_band(doc: str, value: float) -> DictField[str, float]:
-    return DictField(keytype=str, itemtype=float, doc=doc, default=dict.fromkeys(_BANDS, value))
-
-
-class ComputeExposureSummaryStatsConfig(Config):
-    """Configuration of `ComputeExposureSummaryStatsTask`."""
-
-    sigmaClip = Field[float](doc="Clipping limit of the pixel statistics, sigma.", default=3.0)
-    clipIter = Field[int](doc="Number of clipping rounds of the pixel statistics.", default=2)
-    badMaskPlanes = ListField[str](
-        doc="Planes whose pixels are left out of the pixel statistics.", default=["NO_DATA", "SUSPECT"]
-    )
-    starSelection = Field[str](
-        doc="Flag column of the stars the PSF was made from.", default="calib_psf_used"
-    )
-    starSelector = sourceSelectorRegistry.makeField(
-        doc="Chooses the stars of the PSF statistics.", default="science"
-    )
-    starShape = Field[str](doc="Column prefix of the stars' second moments.", default="slot_Shape")
-    psfShape = Field[str](
-        doc="Column prefix of the PSF's second moments at the stars.", default="slot_PsfShape"
-    )
-    starHigherOrderMomentBase = Field[str](
-        doc="Column prefix of the stars' higher moments.", default="ext_shapeHSM_HigherOrderMomentsSource"
-    )
-    psfSampling = Field[int](doc="Step of the distance-to-star statistic, pixels.", default=8)
-    psfGridSampling = Field[int](doc="Step of the grid the PSF is evaluated on, pixels.", default=96)
-    minPsfApRadiusPix = Field[float](doc="Smallest aperture of the PSF flux statistic, pixels.", default=2.0)
-    psfApCorrFieldName = Field[str](
-        doc="Aperture correction whose variation is measured.", default="base_PsfFlux_instFlux"
-    )
-    psfBadMaskPlanes = ListField[str](
-        doc="Planes whose pixels are left out of the grid statistics.",
-        default=["BAD", "CR", "EDGE", "INTRP", "NO_DATA", "SAT", "SUSPECT"],
-    )
-    fiducialSkyBackground = _by_band("Sky background by band, counts per second.", 1.0)
-    fiducialPsfSigma = _by_band("PSF size by band, pixels.", 1.0)
-    fiducialZeroPoint = _by_band("Magnitude of one count per second by band.", 25.0)
-    fiducialReadNoise = _by_band("Read noise that fiducialMagLim assumes, by band, electrons.", 9.0)
-    fiducialExpTime = _by_band("Exposure time that fiducialMagLim assumes, by band, s.", 30.0)
-    fiducialMagLim = _by_band("Limiting magnitude by band under fiducial conditions.", 25.0)
-    maxEffectiveTransparency = Field[float](
-        doc="Upper limit of the throughput factor of the effective time.", default=math.inf
-    )
-    magLimSnr = Field[float](doc="Signal-to-noise ratio at the limiting magnitude.", default=5.0)
-
-    def setDefaults(self) -> None:
-        """Select PSF stars with good shapes and fluxes of moderate signal-to-noise."""
-        super().setDefaults()
-        selector = self.starSelector["science"]
-        selector.doFluxLimit = False
-        selector.doFlags = True
-        selector.doUnresolved = False
-        selector.doSignalToNoise = True
-        selector.doIsolated = False
-        selector.flags.good = ["calib_psf_used"]
-        selector.flags.bad = ["slot_Shape_flag", "slot_PsfFlux_flag"]
-        selector.signalToNoise.fluxField = "slot_PsfFlux_instFlux"
-        selector.signalToNoise.errField = "slot_PsfFlux_instFluxErr"
-        selector.signalToNoise.minimum = 50.0
-        selector.signalToNoise.maximum = 1000.0
 
 
 class ComputeExposureSummaryStatsTask(Task):
@@ -115,10 +57,23 @@ class ComputeExposureSummaryStatsTask(Task):
     _DefaultName: ClassVar[str] = "computeExposureSummaryStats"
     config: ComputeExposureSummaryStatsConfig
     starSelector: BaseSourceSelectorTask
+    psfTE1: EllipticityCorrelationTask
+    psfTE2: EllipticityCorrelationTask
+    psfTE3: EllipticityCorrelationTask
+    psfTE4: EllipticityCorrelationTask
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.makeSubtask("starSelector")
+        for name in ("starSelector", *_CORRELATIONS):
+            self.makeSubtask(name)
+
+    @property
+    def star_columns(self) -> list[str]:
+        """Columns without which there are no statistics of stars."""
+        shapes = [
+            f"{base}_{axes}" for base in (self.config.starShape, self.config.psfShape) for axes in _SECOND
+        ]
+        return [self.config.starSelection, "slot_Centroid_x", "slot_Centroid_y", *shapes]
 
     def run(
         self,
@@ -149,7 +104,7 @@ class ComputeExposureSummaryStatsTask(Task):
             ap_corr_map=exposure.aperture_corrections,
         )
         self.update_wcs_stats(stats, exposure.sky_projection, exposure.bbox, exposure.obs_info)
-        self.update_photo_calib_stats(stats, exposure)
+        self.update_photo_calib_stats(stats, _photo_calib_of(exposure))
         self.update_background_stats(stats, background)
         self.update_masked_image_stats(stats, exposure)
         self.update_magnitude_limit_stats(stats, exposure)
@@ -160,7 +115,7 @@ class ComputeExposureSummaryStatsTask(Task):
         self,
         stats: ObservationSummaryStats,
         psf: PointSpreadFunction | None,
-        bbox: Box,
+        bbox: Box | None,
         sources: Catalog | None,
         *,
         mask: Mask | None = None,
@@ -175,7 +130,7 @@ class ComputeExposureSummaryStatsTask(Task):
         psf
             The model; `None` leaves the statistics unknown.
         bbox
-            Pixels of the image.
+            Pixels of the image; `None` leaves the statistics unknown.
         sources
             Its measured sources, with the flag named by ``starSelection``.
         mask
@@ -187,7 +142,7 @@ class ComputeExposureSummaryStatsTask(Task):
         for name in (n for n in type(stats).model_fields if n.startswith(("psf", "star", "nPsf", "maxDist"))):
             if not name.startswith(("psfTE", "psfAdaptive")):
                 setattr(stats, name, getattr(blank, name))
-        if psf is None:
+        if psf is None or bbox is None:
             return
         center = {"x": np.array([bbox.x.center]), "y": np.array([bbox.y.center])}
         moments = psf_shapes(psf, **center)[0]
@@ -197,7 +152,7 @@ class ComputeExposureSummaryStatsTask(Task):
         stats.psfArea = float(kernel.sum() ** 2 / (kernel**2).sum())
         planes = list(self.config.psfBadMaskPlanes)
         grid_x, grid_y = good_samples(bbox, mask, step=self.config.psfGridSampling, bad_planes=planes)
-        radius = max(self.config.minPsfApRadiusPix, 3 * stats.psfSigma)
+        radius = float(np.maximum(self.config.minPsfApRadiusPix, 3 * stats.psfSigma))
         _update(stats, grid_statistics(psf, x=grid_x, y=grid_y, radius=radius))
         field = (ap_corr_map or {}).get(self.config.psfApCorrFieldName)
         if field is not None and len(grid_x):
@@ -215,10 +170,7 @@ class ComputeExposureSummaryStatsTask(Task):
             self.log.info("No good PSF star: statistics of stars stay unknown.")
             return
 
-        def moments(prefix: str) -> np.ndarray:
-            return np.column_stack([np.asarray(sources[f"{prefix}_{s}"])[stars] for s in ("xx", "yy", "xy")])
-
-        _update(stats, star_statistics(moments(self.config.starShape), moments(self.config.psfShape)))
+        _update(stats, star_statistics(*self._moments(sources, stars)))
         base = self.config.starHigherOrderMomentBase
         names = sources.colnames if isinstance(sources, astropy.table.Table) else sources
         if all(f"{base}_{order}" in names for order in _MOMENTS):
@@ -233,11 +185,62 @@ class ComputeExposureSummaryStatsTask(Task):
             x=x, y=y, star_x=star_x[finite], star_y=star_y[finite]
         )
 
+    def _moments(self, sources: Catalog, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the moments [xx, yy, xy] of some stars and of the PSF at their places, each (n, 3)."""
+        star, psf = (
+            np.column_stack([np.asarray(sources[f"{prefix}_{axes}"])[rows] for axes in _SECOND])
+            for prefix in (self.config.starShape, self.config.psfShape)
+        )
+        return star, psf
+
+    def update_ellipticity_correlations(
+        self, statistics: Iterable[ObservationSummaryStats], stars: astropy.table.Table
+    ) -> None:
+        """Fill the correlations of ellipticity residuals over a visit, the same for all its detectors.
+
+        Those over short and over long distances on the whole visit (psfTE1, psfTE2) take the stars of all
+        detectors together; the others (psfTE3, psfTE4) are medians over the detectors of what each detector's
+        own stars give.  Ellipticities are along the axes of the pixels.
+
+        Parameters
+        ----------
+        statistics
+            Statistics of the detectors, to update in place.
+        stars
+            Stars of all detectors with ``detector``, ``coord_ra`` and ``coord_dec`` (radians) and what the
+            other statistics of stars need.  Without positions the correlations stay unknown.
+        """
+        values = {f"{name}{part}": math.nan for name in _CORRELATIONS for part in ("e1", "e2", "ex")}
+        if len(stars) and {"detector", "coord_ra", "coord_dec"} <= set(stars.colnames):
+            values |= self._correlate(stars[np.asarray(self.starSelector.select_sources(stars))])
+        for stats in statistics:
+            _update(stats, values)
+
+    def _correlate(self, stars: astropy.table.Table) -> dict[str, float]:
+        """Return the correlations of selected stars by the names of the statistics."""
+        star, psf = (ellipticities(moments) for moments in self._moments(stars, slice(None)))
+        columns = {
+            "ra": np.asarray(stars["coord_ra"]),
+            "dec": np.asarray(stars["coord_dec"]),
+            "delta_e1": star.e1 - psf.e1,
+            "delta_e2": star.e2 - psf.e2,
+        }
+        detector = np.asarray(stars["detector"])
+        groups = [np.flatnonzero(detector == number) for number in np.unique(detector)]
+        result: dict[str, float] = {}
+        for name in _CORRELATIONS:
+            rows = groups if name in ("psfTE3", "psfTE4") else [np.arange(len(stars))]
+            task = getattr(self, name)
+            values = [task.run(**{key: column[i] for key, column in columns.items()}) for i in rows]
+            for part in ("e1", "e2", "ex"):
+                result[f"{name}{part}"] = median_of_finite(np.array([getattr(v, part) for v in values]))
+        return result
+
     def update_wcs_stats(
         self,
         stats: ObservationSummaryStats,
         sky_projection: SkyProjection[Any] | None,
-        bbox: Box,
+        bbox: Box | None,
         obs_info: ObservationInfo | None,
     ) -> None:
         """Fill the position on the sky, the pixel scale and the zenith distance.
@@ -249,37 +252,39 @@ class ComputeExposureSummaryStatsTask(Task):
         sky_projection
             Pixels to sky; `None` leaves the statistics unknown.
         bbox
-            Pixels of the image.
+            Pixels of the image; `None` leaves them unknown, too.
         obs_info
             Observatory and time.
         """
         blank = _blank()
         for name in ("ra", "dec", "pixelScale", "zenithDistance", "raCorners", "decCorners"):
             setattr(stats, name, getattr(blank, name))
-        if sky_projection is None:
+        if sky_projection is None or bbox is None:
             return
-        x0, x1 = bbox.x.start - 0.5, bbox.x.stop - 0.5
-        y0, y1 = bbox.y.start - 0.5, bbox.y.stop - 0.5
-        corners = sky_projection.pixel_to_sky(x=np.array([x0, x1, x1, x0]), y=np.array([y0, y0, y1, y1]))
+        x, y = box_corners(bbox)
+        corners = sky_projection.pixel_to_sky(x=x, y=y)
         ra, dec = (tuple(float(v) for v in axis.deg) for axis in (corners.ra, corners.dec))
         stats.raCorners, stats.decCorners = (ra[0], ra[1], ra[2], ra[3]), (dec[0], dec[1], dec[2], dec[3])
         center = sky_projection.pixel_to_sky(x=bbox.x.center, y=bbox.y.center)
         stats.ra, stats.dec = float(center.ra.deg), float(center.dec.deg)
-        stats.pixelScale = _pixel_scale(sky_projection, x=bbox.x.center, y=bbox.y.center)
-        stats.zenithDistance = _zenith_distance(center, obs_info)
+        stats.pixelScale = pixel_scale(sky_projection, x=bbox.x.center, y=bbox.y.center)
+        stats.zenithDistance = zenith_distance(center, obs_info)
 
-    def update_photo_calib_stats(self, stats: ObservationSummaryStats, exposure: VisitImage) -> None:
-        """Fill the zero point from the photometric scaling of an image.
+    def update_photo_calib_stats(
+        self, stats: ObservationSummaryStats, photo_calib: PhotoCalib | None
+    ) -> None:
+        """Fill the zero point.
 
         Parameters
         ----------
         stats
             Statistics to update in place.
-        exposure
-            Image whose scaling leads from its pixels to nJy.
+        photo_calib
+            Calibration of the counts, of which the mean matters; `None` leaves the zero point unknown.
         """
-        mean = _mean_calibration(exposure)
-        stats.zeroPoint = -2.5 * math.log10(mean / AB_FLUX_NJY) if mean > 0 else math.nan
+        stats.zeroPoint = math.nan
+        if photo_calib is not None and photo_calib.mean > 0:
+            stats.zeroPoint = photo_calib.zero_point
 
     def update_background_stats(
         self, stats: ObservationSummaryStats, background: BackgroundMap | float | None
@@ -316,7 +321,9 @@ class ComputeExposureSummaryStatsTask(Task):
         stats.skyNoise = clipped_statistics(pixels, n_sigma=n_sigma, n_iter=n_iter).stdev
         stats.meanVar = clipped_statistics(variance, n_sigma=n_sigma, n_iter=n_iter).mean
 
-    def update_magnitude_limit_stats(self, stats: ObservationSummaryStats, exposure: VisitImage) -> None:
+    def update_magnitude_limit_stats(
+        self, stats: ObservationSummaryStats, exposure: VisitImage | None = None
+    ) -> None:
         """Fill the limiting magnitude from the sky, the PSF and the zero point.
 
         Parameters
@@ -324,8 +331,26 @@ class ComputeExposureSummaryStatsTask(Task):
         stats
             Statistics to update in place; all these must be filled already.
         exposure
-            Image whose metadata or amplifiers tell read noise and gain.
+            Image whose metadata or amplifiers tell read noise and gain.  Both are noted in the metadata of
+            the statistics, and taken from there when there is no image.
         """
+        if exposure is not None:
+            self._note_electronics(stats, exposure)
+        stats.magLim = limiting_magnitude(
+            psf_area=stats.psfArea,
+            sky_background=stats.skyBg,
+            zero_point=stats.zeroPoint,
+            read_noise=metadata_number(stats.metadata, _READ_NOISE),
+            gain=metadata_number(stats.metadata, _GAIN),
+            signal_to_noise=self.config.magLimSnr,
+        )
+
+    def knows_electronics(self, stats: ObservationSummaryStats) -> bool:
+        """Return whether the statistics tell the gain and read noise of the image they were made of."""
+        return _READ_NOISE in stats.metadata and _GAIN in stats.metadata
+
+    def _note_electronics(self, stats: ObservationSummaryStats, exposure: VisitImage) -> None:
+        """Keep what the limiting magnitude takes from an image beside the statistics."""
         read_noise, gain = electronics_of(exposure)
         if math.isnan(read_noise):
             self.log.warning(
@@ -334,14 +359,8 @@ class ComputeExposureSummaryStatsTask(Task):
                 exposure.detector.id,
             )
             read_noise = 0.0
-        stats.magLim = limiting_magnitude(
-            psf_area=stats.psfArea,
-            sky_background=stats.skyBg,
-            zero_point=stats.zeroPoint,
-            read_noise=read_noise,
-            gain=gain,
-            signal_to_noise=self.config.magLimSnr,
-        )
+        if not math.isnan(gain):
+            stats.metadata |= {_READ_NOISE: read_noise, _GAIN: gain}
 
     def update_effective_time_stats(self, stats: ObservationSummaryStats, band: str) -> None:
         """Fill the effective exposure time and its factors.
@@ -355,7 +374,6 @@ class ComputeExposureSummaryStatsTask(Task):
         """
         if not band:
             self.log.warning("The image has no band: its effective exposure time stays unknown.")
-            return
 
         def fiducial(name: str) -> float:
             return float(getattr(self.config, f"fiducial{name}").get(band, math.nan))
@@ -386,37 +404,9 @@ def _update(stats: ObservationSummaryStats, values: Mapping[str, float]) -> None
         setattr(stats, name, value)
 
 
-def _pixel_scale(sky_projection: SkyProjection[Any], *, x: float, y: float) -> float:
-    """Return the side of a square of the area of the pixel about a position, arcsec."""
-    sky = sky_projection.pixel_to_sky(x=x + np.array([-0.5, 0.5, 0, 0]), y=y + np.array([0, 0, -0.5, 0.5]))
-    left, right, below, above = sky.cartesian.xyz.value.T
-    area = np.linalg.norm(np.cross(right - left, above - below))
-    return math.degrees(math.sqrt(float(area))) * 3600
-
-
-def _zenith_distance(sky: SkyCoord, obs_info: ObservationInfo | None) -> float:
-    """Return the zenith distance in the middle of an observation, degrees; NaN without place or time."""
-    if obs_info is None or obs_info.location is None or obs_info.datetime_begin is None:
-        return math.nan
-    time = obs_info.datetime_begin
-    if obs_info.datetime_end is not None:
-        time = time + 0.5 * (obs_info.datetime_end - time)
-    # Polar motion and leap seconds do not matter here: never reach out to the network for their latest
-    # values, and take far-off dates as they come.
-    with (
-        warnings.catch_warnings(action="ignore"),
-        iers.conf.set_temp("auto_download", False),
-        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
-    ):
-        altitude = sky.transform_to(AltAz(obstime=time, location=obs_info.location)).alt
-    return 90.0 - float(altitude.deg)
-
-
-def _mean_calibration(exposure: VisitImage) -> float:
-    """Return the mean calibration of an image, nJy per pixel unit; NaN if there is none."""
+def _photo_calib_of(exposure: VisitImage) -> PhotoCalib | None:
+    """Return the calibration of the pixels of an image, `None` if there is none."""
     if exposure.unit.is_equivalent(u.nJy):
-        return float(exposure.unit.to(u.nJy))
+        return PhotoCalib(float(exposure.unit.to(u.nJy)))
     field = exposure.photometric_scaling
-    if field is None:
-        return math.nan
-    return scaling_to_photo_calib(field, exposure.unit).mean
+    return None if field is None else scaling_to_photo_calib(field, exposure.unit)
