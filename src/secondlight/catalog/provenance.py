@@ -22,6 +22,7 @@ from lsst.pipe.base import Struct, Task
 from lsst.pipe.base.connections import DeferredDatasetRef
 from lsst.utils.introspection import get_full_type_name
 
+from .arrow_tables import TableStream
 from .source_catalog import SourceCatalog
 
 TABLE_VERSION = "1.0"
@@ -105,7 +106,9 @@ def _json(value: Any) -> str:
 
 def _flat(outputs: Iterable[Any]) -> Iterator[Any]:
     for output in outputs:
-        if isinstance(output, list | tuple):
+        if isinstance(output, TableStream):
+            yield output.header
+        elif isinstance(output, list | tuple):
             yield from _flat(output)
         else:
             yield output

@@ -27,6 +27,7 @@ from ..background.task import SubtractBackgroundTask
 from ..catalog.ids import IdGenerator
 from ..catalog.mask_planes import plane_name
 from ..catalog.photo_calib import PhotoCalib
+from ..catalog.provenance import record_provenance
 from ..catalog.schema import minimal_source_schema
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_image import replace_components, visit_of
@@ -132,6 +133,7 @@ class CalibrateImageTask(PipelineTask):
         except AlgorithmError as error:
             partial = AnnotatedPartialOutputsError.annotate(error, self, log=self.log)
             raise partial from error
+        record_provenance(self, result, inputs=inputRefs)
         butlerQC.put(result, outputRefs)
 
     def run(

@@ -15,6 +15,7 @@ from typing import Any
 from lsst.pipe.base import NoWorkFound, PipelineTask, PipelineTaskConfig, Struct
 from lsst.pipe.base import connectionTypes as cT
 
+from ..catalog.provenance import record_provenance
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
 from ._finalize_config import VisitCharacterizationOutputs
 from ._finalize_shared import load, stack_tables
@@ -67,6 +68,7 @@ class ConsolidateFinalizeCharacterizationDetectorTask(PipelineTask):
             psf_ap_corr_detector_dict=by_detector(inputs["finalized_psf_ap_corr_detector_cats"]),
             src_detector_table_dict=by_detector(inputs["finalized_src_detector_tables"]),
         )
+        record_provenance(self, [result.output_table], inputs=inputRefs)
         butlerQC.put(result.psf_ap_corr_cat, outputRefs.finalized_psf_ap_corr_cat)
         butlerQC.put(result.output_table, outputRefs.finalized_src_table)
 

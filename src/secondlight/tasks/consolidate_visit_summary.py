@@ -28,6 +28,7 @@ from lsst.pipe.base import (
 from lsst.pipe.base import connectionTypes as cT
 
 from ..catalog.photo_calib import PhotoCalib
+from ..catalog.provenance import record_provenance
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
 from ..photometry.calibrate import scaling_to_photo_calib
@@ -118,6 +119,7 @@ class ConsolidateVisitSummaryTask(PipelineTask):
             initial_photo_calibs=by_detector("initial_photo_calibs"),
             srcs=by_detector("srcs"),
         )
+        record_provenance(self, outputs, inputs=inputRefs)
         butlerQC.put(outputs, outputRefs)
 
     def run(

@@ -15,6 +15,7 @@ from lsst.images import VisitImage
 from lsst.pipe.base import NoWorkFound, Struct
 from lsst.pipe.base import connectionTypes as cT
 
+from ..catalog.provenance import record_provenance
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_summary import DetectorSummary
 from ._finalize_config import FinalizeCharacterizationConfigBase, FinalizeCharacterizationConnectionsBase
@@ -84,6 +85,7 @@ class FinalizeCharacterizationDetectorTask(FinalizeCharacterizationBase):
             exposure=inputs["calexp"],
             fgcm_standard_star_dict=self._by_tract(inputs.get("fgcm_standard_star", ())),
         )
+        record_provenance(self, [result.output_table], inputs=inputRefs)
         butlerQC.put(result.psf_ap_corr_cat, outputRefs.finalized_psf_ap_corr_detector_cat)
         butlerQC.put(result.output_table, outputRefs.finalized_src_detector_table)
 

@@ -16,6 +16,7 @@ from lsst.images import VisitImage
 from lsst.pipe.base import NoWorkFound, Struct
 from lsst.pipe.base import connectionTypes as cT
 
+from ..catalog.provenance import record_provenance
 from ..catalog.visit_summary import DetectorSummary, VisitSummary
 from ._finalize_config import (
     FinalizeCharacterizationConfigBase,
@@ -82,6 +83,7 @@ class FinalizeCharacterizationTask(FinalizeCharacterizationBase):
             calexp_dict={handle.dataId["detector"]: handle for handle in inputs["calexps"]},
             fgcm_standard_star_dict=self._by_tract(inputs.get("fgcm_standard_star", ())),
         )
+        record_provenance(self, [result.output_table], inputs=inputRefs)
         butlerQC.put(result.psf_ap_corr_cat, outputRefs.finalized_psf_ap_corr_cat)
         butlerQC.put(result.output_table, outputRefs.finalized_src_table)
 

@@ -27,6 +27,7 @@ from lsst.pipe.base import (
 )
 from lsst.pipe.base import connectionTypes as cT
 
+from ..catalog.provenance import record_provenance
 from ..psf.source_selectors import ScienceSourceSelectorConfig, sourceSelectorRegistry
 from ..sky.association import StarAssociation, associate_isolated_stars
 from ..sky.sky_map import RingsSkyMap
@@ -221,6 +222,7 @@ class IsolatedStarAssociationTask(PipelineTask):
         handles = {int(handle.dataId["visit"]): handle for handle in inputs["source_table_visit"]}
         tract = int(outputRefs.isolated_star_cat.dataId["tract"])
         result = self.run(skymap=inputs["skymap"], tract=tract, source_tables=handles)
+        record_provenance(self, [result.star_source_cat, result.star_cat], inputs=inputRefs)
         butlerQC.put(
             Struct(isolated_star_sources=result.star_source_cat, isolated_star_cat=result.star_cat),
             outputRefs,
