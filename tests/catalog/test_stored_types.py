@@ -78,13 +78,33 @@ def test_visit_summary(butler: Butler) -> None:
     assert again.find(4) == full
 
 
-def test_visit_summary_without_sources_of_calibrations(tmp_path: Path) -> None:
+def test_visit_summary_of_one_detector(butler: Butler) -> None:
+    records = [DetectorSummary(number, photo_calib=PhotoCalib(1.0 + number)) for number in range(3)]
+    round_trip(butler, "VisitSummary", VisitSummary(100, records, band="r"))
+    for wanted, found in ((1, [1]), (7, [])):
+        again = butler.get("a_VisitSummary", parameters={"detector": wanted})
+        assert (again.visit, again.band, again.detectors) == (100, "r", found)
+    assert butler.get("a_VisitSummary", parameters={"detector": 1}).find(1) == records[1]
+
+
+@pytest.mark.parametrize("extension", ["fits", "json"])
+def test_visit_summary_keeps_what_is_not_a_number(tmp_path: Path, extension: str) -> None:
+    path = str(tmp_path / f"summary.{extension}")
+    write_archive(VisitSummary(100, [DetectorSummary(4, summary_stats=ObservationSummaryStats())]), path)
+    record = read_archive(path, VisitSummary).find(4)
+    assert record is not None
+    assert record.summary_stats is not None
+    assert np.isnan(record.summary_stats.psfSigma)
+
+
+def test_visit_summary_from_before_records_were_apart(tmp_path: Path) -> None:
     record = DetectorSummary(4, photo_calib=PhotoCalib(3.0), calibration_sources={"photo_calib": "somewhere"})
     path = tmp_path / "summary.json"
     write_archive(VisitSummary(100, [record]), str(path))
     text = json.loads(path.read_text())
-    del text["records"][0]["calibration_sources"]
-    text["schema_version"] = "1.0.0"
+    (old,) = text.pop("indirect")
+    del old["calibration_sources"]
+    text |= {"records": [old], "detectors": {}, "schema_version": "1.0.0", "min_read_version": 1}
     path.write_text(json.dumps(text))
     again = read_archive(str(path), VisitSummary)
     assert again.find(4) == DetectorSummary(4, photo_calib=PhotoCalib(3.0))

@@ -221,9 +221,7 @@ class VisitSummary:
             band=self.band,
             physical_filter=self.physical_filter,
             comment=self.comment,
-            records=[
-                archive.serialize_direct(f"detector_{record.detector}", record.serialize) for record in self
-            ],
+            detectors={record.detector: _serialize_apart(archive, record) for record in self},
         )
 
     @staticmethod
@@ -231,12 +229,26 @@ class VisitSummary:
         return VisitSummaryModel[pointer_type]  # type: ignore[valid-type]
 
 
+def _serialize_apart(archive: OutputArchive[Any], record: DetectorSummary) -> Any:
+    """Write a record so that it can be read without the others, and return where it is."""
+    name = f"detector_{record.detector}"
+
+    def serialize(apart: OutputArchive[Any]) -> DetectorSummaryModel[Any]:
+        # What is written apart has names of its own, which would be the same for every record.
+        return apart.serialize_direct(name, record.serialize)
+
+    return archive.serialize_pointer(name, serialize, key=name)
+
+
 class VisitSummaryModel[P: pydantic.BaseModel](ArchiveTree):
-    """Stored form of a `VisitSummary`."""
+    """Stored form of a `VisitSummary`.
+
+    Each record is apart: with 189 detectors, reading all to use one would take seconds in every job.
+    """
 
     SCHEMA_NAME: ClassVar[str] = "secondlight_visit_summary"
-    SCHEMA_VERSION: ClassVar[str] = "1.1.0"
-    MIN_READ_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[str] = "2.0.0"
+    MIN_READ_VERSION: ClassVar[int] = 2
     SCHEMA_URL_BASE: ClassVar[str] = "https://secondlight.readthedocs.io/schemas"
     PUBLIC_TYPE: ClassVar[type] = VisitSummary
 
@@ -245,17 +257,50 @@ class VisitSummaryModel[P: pydantic.BaseModel](ArchiveTree):
     band: str = pydantic.Field(default="", description="Band label.")
     physical_filter: str = pydantic.Field(default="", description="Full name of the filter.")
     comment: str = pydantic.Field(default="", description="Remarks.")
-    records: list[DetectorSummaryModel[P]] = pydantic.Field(description="One record per detector.")
+    detectors: dict[int, P] = pydantic.Field(
+        default_factory=dict, description="Where the record of each detector is."
+    )
+    records: list[DetectorSummaryModel[P]] = pydantic.Field(
+        default_factory=list, description="The records themselves, in files of version 1."
+    )
 
-    def deserialize(self, archive: InputArchive[Any], **kwargs: Any) -> VisitSummary:
-        """Read from an archive of `lsst.images`."""
+    def deserialize(
+        self, archive: InputArchive[Any], *, detector: int | None = None, **kwargs: Any
+    ) -> VisitSummary:
+        """Read from an archive of `lsst.images`.
+
+        Parameters
+        ----------
+        archive
+            The archive.
+        detector
+            Read the record of this detector alone, if there is one; by default all are read.
+        **kwargs
+            Not understood.
+
+        Raises
+        ------
+        lsst.images.serialization.InvalidParameterError
+            Raised if there are other parameters.
+        """
         if kwargs:
             raise InvalidParameterError(f"Unrecognized parameters for VisitSummary: {set(kwargs)}.")
+        wanted = self.detectors if detector is None else self.detectors.keys() & {detector}
+        records = [self._read(archive, self.detectors[number]) for number in sorted(wanted)]
+        records += [
+            record.deserialize(archive) for record in self.records if detector in (None, record.detector)
+        ]
         return VisitSummary(
             self.visit,
-            [record.deserialize(archive) for record in self.records],
+            records,
             instrument=self.instrument,
             band=self.band,
             physical_filter=self.physical_filter,
             comment=self.comment,
         )
+
+    @staticmethod
+    def _read(archive: InputArchive[Any], pointer: pydantic.BaseModel) -> DetectorSummary:
+        model: Any = DetectorSummaryModel[type(pointer)]  # type: ignore[misc]
+        record: DetectorSummary = archive.deserialize_pointer(pointer, model, model.deserialize)
+        return record
