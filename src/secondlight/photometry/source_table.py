@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = (
+    "CALIBRATION_COLUMNS",
     "FIRST_PASS_EXTRAS",
     "check_same_columns",
     "make_source_table",
@@ -37,7 +38,8 @@ FIRST_PASS_EXTRAS = (
 )
 """What the table of the first pass holds beyond the public one, so that stars can be chosen by any flux."""
 
-_CALIBRATION = "base_LocalPhotoCalib"
+CALIBRATION_COLUMNS = ("base_LocalPhotoCalib", "base_LocalPhotoCalibErr")
+"""Photometric calibration of each source, and its uncertainty."""
 
 
 class _Values(NamedTuple):
@@ -156,7 +158,7 @@ def make_source_table(
         else:
             table[name] = _publish(_measured(sources, column.source), column)
     if include_calibration_error:
-        _add_calibration_error(table, sources, f"Visit {visit}, detector {detector}")
+        _add_calibration_error(table, sources)
     return table
 
 
@@ -186,14 +188,12 @@ def _publish(values: _Values, column: PublishedColumn) -> Column:
     )
 
 
-def _add_calibration_error(table: Table, sources: SourceCatalog | Table, where: str) -> None:
+def _add_calibration_error(table: Table, sources: SourceCatalog | Table) -> None:
     try:
-        calib = _measured(sources, _CALIBRATION).array
-        relative = _measured(sources, f"{_CALIBRATION}Err").array / calib
+        calib, error = (_measured(sources, name).array for name in CALIBRATION_COLUMNS)
     except KeyError:
-        raise ValueError(
-            f"{where}: the uncertainty of the calibration is not in the column {_CALIBRATION}Err."
-        ) from None
+        raise ValueError(f"There is no {' and '.join(CALIBRATION_COLUMNS)} to take errors from.") from None
+    relative = error / calib
     for name in table.colnames:
         if table[name].unit == u.nJy and name.endswith("Err"):
             table[name][:] = np.hypot(table[name], table[name.removesuffix("Err")] * relative)
