@@ -1,9 +1,9 @@
 """How well two epochs of SDSS agree on isolated stars, and how well their errors say they should.
 
-Run as ``python -m benchmarks.sdss_repeatability REPO``, with a repository that ``secondlight demo --data`` made.
-For every flux: the median difference of the epochs; the robust scatter of one measurement, about zero and
-about that median; the scatter that the published errors alone make; and what there is beyond them. An error
-that both epochs have alike is not seen.
+Run as ``python -m benchmarks.sdss_repeatability REPO``, with what ``secondlight demo --data`` made. For every
+flux: the median difference of the epochs; the robust scatter of one measurement, about zero and about that
+median; the scatter that the published errors alone make; and what there is beyond them. An error that both
+epochs have alike is not seen.
 """
 
 from __future__ import annotations

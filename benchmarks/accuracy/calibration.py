@@ -10,7 +10,8 @@ from .matching import Image
 from .numbers import MIN_SAMPLE
 from .populations import CROWDING
 
-MIN_SNR = 50.0
+MIN_SNR = 200.0
+"""Of fainter stars the light of neighbours and the mean light of faint objects in the sky is a percent."""
 
 
 def calibration_stars(image: Image) -> tuple[np.ndarray, np.ndarray]:
