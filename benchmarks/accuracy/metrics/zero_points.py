@@ -1,9 +1,9 @@
 """Error of the photometric zero point of each image.
 
 Measured over true flux, by the flux that the zero point was fitted with, of isolated stars (contamination
-below 0.01) with a signal-to-noise ratio of at least 200. The other photometric numbers are free of it. Of
-fainter ones the mean light of objects too faint to be found, which is taken off with the sky, is several mmag:
-stars chosen to have no neighbours do not have it.
+below 0.01) with a signal-to-noise ratio of at least 200. The other photometric numbers are free of it. For
+fainter ones the mean light of objects too faint to be found, which is taken off with the sky, is several
+mmag: stars chosen to have no neighbours do not have it.
 """
 
 from __future__ import annotations
