@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("Agreement", "exemption", "group_of", "measure_agreement")
+__all__ = ("Agreement", "corrected_rows", "exemption", "group_of", "measure_agreement", "target_of")
 
 import dataclasses
 import re
@@ -66,9 +66,10 @@ CORRECTED_ROWS: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
 }
 
 
-def _corrected_rows(column: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | bool:
+def corrected_rows(column: str, reference: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the rows of a column (aliases resolved) that a listed correction acts on, bool (n)."""
     rows = next((rows for pattern, rows in CORRECTED_ROWS.items() if re.fullmatch(pattern, column)), None)
-    return False if rows is None else rows(reference)
+    return np.zeros(len(np.asarray(reference[column])), dtype=bool) if rows is None else rows(reference)
 
 
 def exemption(column: str) -> str | None:
@@ -146,10 +147,12 @@ def measure_agreement(replayed: Replayed) -> list[Agreement]:
     """Compare every column of the reference."""
     ours, reference = dict(replayed.ours.items()), dict(replayed.reference.items())
     targets = replayed.aliases
-    return [_compare(name, targets.get(name, _target(name)), replayed, ours, reference) for name in reference]
+    return [
+        _compare(name, targets.get(name, target_of(name)), replayed, ours, reference) for name in reference
+    ]
 
 
-def _target(name: str) -> str:
+def target_of(name: str) -> str:
     """Return the column that an alias unknown to the reference's list repeats."""
     slot = "_".join(name.split("_")[:2])
     return _REPEATS.get(slot, slot) + name[len(slot) :]
@@ -157,7 +160,7 @@ def _target(name: str) -> str:
 
 def _compare(name: str, target: str, replayed: Replayed, ours: dict, reference: dict) -> Agreement:
     expected = np.asarray(reference[name])
-    corrected = np.zeros(len(expected), dtype=bool) | _corrected_rows(target, reference)
+    corrected = corrected_rows(target if target in reference else name, reference)
     usable = ~corrected
     flag = flag_column(target, reference.keys())
     if flag is not None and expected.dtype.kind == "f":

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 __all__ = (
-    "ColumnAgreement",
-    "compare_columns",
     "error_column",
     "flag_column",
-    "format_agreement",
     "is_model_column",
+    "tolerance",
     "within",
 )
 
-import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -27,16 +24,6 @@ _MODEL_OF_THE_ERROR = 0.1
 _POSITION = 1e-3  # pixels
 _PIXEL = np.deg2rad(0.2 / 3600)
 _MAG = 2.5 / np.log(10)
-
-
-@dataclasses.dataclass(frozen=True)
-class ColumnAgreement:
-    """How one column compares: the fraction of rows within tolerance; 0 if we do not have the column."""
-
-    name: str
-    rows: int
-    fraction: float
-    missing: bool = False
 
 
 def error_column(name: str, columns: Collection[str]) -> str | None:
@@ -102,6 +89,28 @@ def _floor(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray | float
     return 0.0
 
 
+def tolerance(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return how far each row of a column of numbers may be off; NaN where the reference is."""
+    part, of_the_error, floor = _RELATIVE, _OF_THE_ERROR, _floor
+    if is_model_column(name):
+        part, of_the_error, floor = _MODEL_RELATIVE, _MODEL_OF_THE_ERROR, _model_floor
+    expected = _expected(name, reference)
+    with np.errstate(invalid="ignore"):
+        relative = 0.0 if name.endswith(("_x", "_y", "_mag")) else part * np.abs(expected)
+        result = np.fmax(relative, floor(name, reference))
+        if (error := error_column(name, reference.keys())) is not None and not name.endswith(("_x", "_y")):
+            result = np.fmax(result, of_the_error * np.asarray(reference[error], dtype=float))
+        if name.endswith("_magErr"):  # it changes with the flux, which may differ by 0.02 of its error
+            result = result + _OF_THE_ERROR / _MAG * expected**2
+        return np.asarray(result + 1e-12)
+
+
+def _expected(name: str, reference: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a column of the reference; errors of magnitudes are negative there where the flux is."""
+    expected = np.asarray(reference[name])
+    return np.where(expected > 0, expected, np.nan) if name.endswith("_magErr") else expected
+
+
 def within(name: str, ours: np.ndarray, reference: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return which rows of a column agree.
 
@@ -109,59 +118,9 @@ def within(name: str, ours: np.ndarray, reference: Mapping[str, np.ndarray]) -> 
     values that have an error also where they differ by less than 0.02 of it. Columns of models have to agree
     to 1 % or 0.1 of the error.
     """
-    part, of_the_error, floor = _RELATIVE, _OF_THE_ERROR, _floor
-    if is_model_column(name):
-        part, of_the_error, floor = _MODEL_RELATIVE, _MODEL_OF_THE_ERROR, _model_floor
-    expected = np.asarray(reference[name])
+    expected = _expected(name, reference)
     if expected.dtype.kind in "biuUS":
         return np.asarray(ours == expected)
-    if name.endswith("_magErr"):  # the reference's is negative where the flux is
-        expected = np.where(expected > 0, expected, np.nan)
-    both_nan = np.isnan(ours) & np.isnan(expected)
     with np.errstate(invalid="ignore"):
-        relative = 0.0 if name.endswith(("_x", "_y", "_mag")) else part * np.abs(expected)
-        tolerance = np.fmax(relative, floor(name, reference))
-        if (error := error_column(name, reference.keys())) is not None and not name.endswith(("_x", "_y")):
-            tolerance = np.fmax(tolerance, of_the_error * np.asarray(reference[error], dtype=float))
-        if name.endswith("_magErr"):  # it changes with the flux, which may differ by 0.02 of its error
-            tolerance = tolerance + _OF_THE_ERROR / _MAG * expected**2
-        return np.asarray(both_nan | (np.abs(ours - expected) <= tolerance + 1e-12))
-
-
-def compare_columns(
-    ours: Mapping[str, np.ndarray],
-    reference: Mapping[str, np.ndarray],
-    names: Iterable[str],
-    *,
-    rows: np.ndarray | None = None,
-) -> list[ColumnAgreement]:
-    """Compare columns of two tables whose rows correspond.
-
-    Parameters
-    ----------
-    ours, reference
-        Columns of the same length.
-    names
-        Columns to compare.
-    rows
-        Which rows count, bool; by default all.
-    """
-    result = []
-    for name in names:
-        expected = np.asarray(reference[name])
-        count = int(len(expected) if rows is None else rows.sum())
-        if name not in ours:
-            result.append(ColumnAgreement(name, count, 0.0, missing=True))
-            continue
-        agree = within(name, np.asarray(ours[name]), reference)
-        agree = agree if rows is None else agree[rows]
-        result.append(ColumnAgreement(name, count, float(agree.mean()) if count else np.nan))
-    return result
-
-
-def format_agreement(columns: Iterable[ColumnAgreement]) -> str:
-    """Return a readable table, worst columns first, missing ones last."""
-    present = sorted((c for c in columns if not c.missing), key=lambda c: c.fraction)
-    lines = [f"{c.fraction:7.4f}  {c.name}" for c in present]
-    absent = [c.name for c in columns if c.missing]
-    return "\n".join([*lines, f"{len(absent)} columns we do not have: {', '.join(absent)}"])
+        close = np.abs(ours - expected) <= tolerance(name, reference)
+    return np.asarray(close | (np.isnan(ours) & np.isnan(expected)))

@@ -174,9 +174,13 @@ class ParityPack(Scene):
         """Noise in place of every source."""
         return read_noise(self.folder / "noise_replaced.npz")
 
+    @functools.cached_property
+    def _published(self) -> Planes:
+        return read_planes(self.folder / "pvi.fits.gz")
+
     def pvi(self) -> VisitImage:
         """Return the published image, nJy."""
-        p = read_planes(self.folder / "pvi.fits.gz")
+        p = self._published
         return self._visit_image(p.image, p.mask, p.variance, psf=self.psf, unit=u.nJy)
 
     @functools.cached_property

@@ -9,12 +9,12 @@ from __future__ import annotations
 __all__ = ("Replayed", "ReplayedFinalization", "ReplayedReprocessing", "replay_final", "replay_pack")
 
 import dataclasses
+import functools
 from typing import Any
 
 import astropy.table
 import numpy as np
-from lsst.images import BackgroundMap, Box, Image, VisitImage
-from lsst.images.psfs import GaussianPointSpreadFunction, PointSpreadFunction
+from lsst.images import VisitImage
 from lsst.pipe.base import Struct
 
 from secondlight.catalog.photo_calib import PhotoCalib
@@ -23,7 +23,6 @@ from secondlight.measurement.noise_replacement import NoiseReplacement
 from secondlight.measurement.pixels import show
 from secondlight.measurement.sources import MeasurementSources
 from secondlight.measurement.task import SingleFrameMeasurementTask
-from secondlight.photometry._aperture_kernels import lanczos_shift
 from secondlight.tasks.finalize_characterization import (
     FinalizeCharacterizationDetectorConfig,
     FinalizeCharacterizationDetectorTask,
@@ -32,6 +31,7 @@ from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 
 from .pack import FinalizePack, ParityPack
 from .pack_files import NoiseReplaced
+from .reference_rules import as_the_reference_draws, take_repaired
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,44 +58,6 @@ class Replayed:
     blended: np.ndarray
     given: frozenset[str]
     aliases: dict[str, str]
-
-
-class ShiftedGaussian(GaussianPointSpreadFunction):
-    """A Gaussian whose stellar images are its kernel image shifted, as the reference draws them."""
-
-    def compute_stellar_image(self, *, x: float, y: float) -> Image:
-        """Return the shifted kernel image."""
-        box: Box = self.compute_stellar_bbox(x=x, y=y)
-        half = box.x.size // 2
-        kernel = np.pad(self.compute_kernel_image(x=x, y=y).array, 5)
-        shifted = np.empty_like(kernel)
-        rows = np.empty_like(kernel)
-        lanczos_shift(kernel, x - (box.x.start + half), y - (box.y.start + half), rows, shifted)
-        return Image(shifted[5:-5, 5:-5].copy(), bbox=box)
-
-
-class OneByOne(PointSpreadFunction):
-    """Hides the type of a PSF, so that it is drawn by its own methods."""
-
-    def __init__(self, psf: PointSpreadFunction) -> None:
-        self._psf = psf
-
-    @property
-    def bounds(self):
-        return self._psf.bounds
-
-    @property
-    def kernel_bbox(self):
-        return self._psf.kernel_bbox
-
-    def compute_kernel_image(self, *, x: float, y: float) -> Image:
-        return self._psf.compute_kernel_image(x=x, y=y)
-
-    def compute_stellar_image(self, *, x: float, y: float) -> Image:
-        return self._psf.compute_stellar_image(x=x, y=y)
-
-    def compute_stellar_bbox(self, *, x: float, y: float) -> Box:
-        return self._psf.compute_stellar_bbox(x=x, y=y)
 
 
 def measure_in_order(
@@ -133,52 +95,52 @@ def measure_in_order(
 
 
 class ReplayedReprocessing(ReprocessVisitImageTask):
-    """The final pass with the reference's repaired pixels, footprints and noise."""
+    """The final pass with the reference's repaired pixels, footprints and noise.
 
-    pack: ParityPack
+    Parameters
+    ----------
+    pack
+        Pack to be run on.
+    **kwargs
+        Passed to the task.
+    """
+
     given = ("id", "parent", "sky_source")
 
-    def _detect(
-        self, exposure: VisitImage, background: BackgroundMap, ratio: Any, id_generator: Any
-    ) -> tuple[SourceCatalog, BackgroundMap]:
-        """Take the footprints of the pack instead of detecting and deblending."""
+    def __init__(self, pack: ParityPack, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pack = pack
+        self.repair.run = functools.partial(take_repaired, pack)  # type: ignore[method-assign]
+        self.detection.run = self._take_footprints  # type: ignore[method-assign]
+        self.sky_sources.run = lambda mask, seed, sources, **_: sources  # type: ignore[method-assign]
+        self.deblend.run = lambda exposure, sources, **_: sources  # type: ignore[method-assign]
+        self.measurement.run = self._measure_over_given_noise  # type: ignore[method-assign]
+
+    def _take_footprints(self, exposure: VisitImage, **_: Any) -> Struct:
+        """Take the footprints of the pack, sky sources and children included, instead of detecting."""
         pack, stored = self.pack, self.pack.footprints
-        exposure.image.array[...] = pack.repaired_image().image.array
         exposure.mask = pack.pvi().mask
         sources = SourceCatalog(self.schema, len(stored.ids), footprints=stored.footprints)
         for name in self.schema.names:
             if name in self.given or (name.startswith("deblend_") and name in pack.sources):
                 sources[name] = pack.sources[name]
-        return sources, background
+        return Struct(sources=sources, background=None)
 
-    def _measure(self, exposure: VisitImage, detected: SourceCatalog, id_generator: Any) -> SourceCatalog:
-        """Measure what was given over the noise of the pack."""
+    def _measure_over_given_noise(self, sources: SourceCatalog, exposure: VisitImage, **_: Any) -> None:
+        noise = self.pack.noise_replaced
+        photo_calib = self.pack.photo_calib
         measure_in_order(
-            self.measurement,
-            detected,
-            exposure,
-            neighbours=detected,
-            noise=self.pack.noise_replaced,
-            photo_calib=self.pack.photo_calib,
+            self.measurement, sources, exposure, neighbours=sources, noise=noise, photo_calib=photo_calib
         )
-        self.normalized_calibration_flux.run(exposure, detected)
-        self.apply_aperture_correction.run(detected, exposure.aperture_corrections)
-        self.catalog_calculation.run(detected)
-        self.set_primary_flags.run(detected)
-        return detected
 
 
 def replay_pack(pack: ParityPack) -> Replayed:
     """Run the final pass on a pack."""
-    task = ReplayedReprocessing(config=ReplayedReprocessing.ConfigClass())
-    task.pack = pack
-    psf = pack.psf
-    if isinstance(psf, GaussianPointSpreadFunction):
-        psf = OneByOne(ShiftedGaussian(psf.sigma, psf.bounds, psf.kernel_bbox.x.size))
+    task = ReplayedReprocessing(pack, config=ReplayedReprocessing.ConfigClass())
     image = pack.input_image()
     result = task.run(
         exposures=[image],
-        psf=psf,
+        psf=as_the_reference_draws(pack.psf),
         background=pack.background_map(),
         ap_corr=pack.aperture_corrections,
         photo_calib=pack.photo_calib,
