@@ -389,7 +389,10 @@ class Footprints:
         columns, fields = [], []
         for name, description in _LISTS.items():
             offsets = getattr(self, f"{name.split('_')[0]}_offsets")
-            column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(getattr(self, name)))
+            # Many readers know only lists with offsets of 32 bits.
+            small = offsets[-1] < 1 << 31
+            kind, dtype = (pa.ListArray, np.int32) if small else (pa.LargeListArray, np.int64)
+            column = kind.from_arrays(pa.array(offsets.astype(dtype)), pa.array(getattr(self, name)))
             columns.append(column)
             fields.append(pa.field(_PREFIX + name, column.type, metadata={"description": description}))
         return pa.Table.from_arrays(columns, schema=pa.schema(fields))
