@@ -10,6 +10,7 @@ __all__ = (
     "render_fields",
     "sky_level",
     "subtracted_field",
+    "with_unit",
 )
 
 import contextlib
@@ -92,9 +93,24 @@ def render_fields(background: BackgroundMap, bbox: Box, *, unit: u.UnitBase | No
 
 
 def combine_backgrounds(first: BackgroundMap, second: BackgroundMap) -> BackgroundMap:
-    """Return the sum of two backgrounds, the fields of the first before those of the second."""
+    """Return the sum of two backgrounds, the fields of the first before those of the second.
+
+    Fields without a unit get that of the others.
+    """
     fields = (*_operands(subtracted_field(first)), *_operands(subtracted_field(second)))
+    unit = next((field.unit for field in fields if field.unit is not None), None)
+    if unit is not None:
+        fields = tuple(field * unit if field.unit is None else field for field in fields)
     return make_background(SumField(fields))
+
+
+def with_unit(background: BackgroundMap, unit: u.UnitBase) -> BackgroundMap:
+    """Return a background whose subtracted field says its unit: the given one if it had none."""
+    field = subtracted_field(background)
+    if field.unit is not None:
+        return background
+    described = background.subtracted.description if background.subtracted is not None else ""
+    return make_background(field * unit, described)
 
 
 def sky_level(background: BackgroundMap) -> float:
