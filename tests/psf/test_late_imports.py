@@ -16,8 +16,8 @@ import sys
 import secondlight.tasks.finalize_characterization, secondlight.tasks.reprocess_visit_image
 heavy = {"sklearn", "pandas", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
-import piff
-interpolation = piff.GPInterp(kernel="RBF(200.0)")
+import piff.gp_interp
+assert piff.gp_interp.treegp.GPInterpolation(kernel="RBF(200.0)").kernel_template.length_scale == 200.0
 assert "sklearn" in sys.modules
 """
 
