@@ -1,189 +1,155 @@
-"""The final pass as a quantum: what is read and written, and what happens when something is missing."""
+"""The final pass as a quantum: what is read, and what happens when a calibration is missing."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
+import itertools
 from typing import Any
 
-import astropy.units as u
 import numpy as np
 import pytest
-from lsst.images import BackgroundMap, VisitImage
-from lsst.pipe.base import (
-    AlgorithmError,
-    AnnotatedPartialOutputsError,
-    Struct,
-    UpstreamFailureNoWorkFound,
-)
+from lsst.images import Image
+from lsst.pipe.base import Struct, UpstreamFailureNoWorkFound
 
-from secondlight.catalog.ids import IdGenerator
-from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
-from secondlight.sky.matching import match_pairs
+from secondlight.background.fields import make_background, render_background
+from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
-from tests.parity.pack import load_pack
 
+from .reprocess_quantum import GENERATOR, make_quantum, run_quantum
 from .reprocess_scenes import (
     CALIB,
     DETECTOR,
     VISIT,
+    background_field,
+    default_outputs,
+    default_task,
     make_config,
-    make_inputs,
     make_scene,
 )
 
-
-@pytest.fixture(scope="module")
-def task() -> ReprocessVisitImageTask:
-    return ReprocessVisitImageTask(config=make_config())
-
-
-@pytest.fixture(scope="module")
-def outputs(task: ReprocessVisitImageTask) -> Struct:
-    inputs = make_inputs(make_scene())
-    result = task.run(**inputs)
-    result.inputs = inputs
-    return result
+REASONS = {
+    "psf": "its PSF is missing",
+    "sky_projection": "its WCS is missing",
+    "aperture_corrections": "its aperture-correction map is missing",
+    "photo_calib": "its photometric calibration is missing",
+}
 
 
-class FakeButler:
-    """Stands in for the context of a quantum: hands out inputs and keeps what is put."""
-
-    def __init__(self, inputs: dict[str, Any]) -> None:
-        self.inputs = inputs
-        self.written: Struct | None = None
-
-    def get(self, refs: Any) -> dict[str, Any]:
-        """Return the inputs."""
-        return dict(self.inputs)
-
-    def put(self, values: Struct, refs: Any) -> None:
-        """Keep the outputs."""
-        self.written = values
+def test_quantum(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = run_quantum(monkeypatch, default_task(), make_quantum(make_scene()))
+    outputs = default_outputs()
+    names = {"exposure", "sources", "sources_footprints", "background", "replaced_pixels"}
+    assert set(written) == names
+    np.testing.assert_array_equal(written["exposure"].image.array, outputs.exposure.image.array)
+    np.testing.assert_array_equal(written["sources"]["id"], outputs.sources["id"])
 
 
-def run_quantum(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask, image: VisitImage, **record: Any
-) -> FakeButler:
-    inputs = make_inputs(image)
-    values = {"psf": inputs["psf"], "sky_projection": inputs["wcs"], "photo_calib": CALIB} | record
-    values.setdefault("aperture_corrections", {})
-    detector = values.pop("detector", DETECTOR)
-    butler = FakeButler(
-        {
-            "exposures": inputs["exposures"],
-            "preliminary_mask": image.mask,
-            "visit_summary": VisitSummary(VISIT, [DetectorSummary(detector, **values)]),
-            "background_1": inputs["background"],
-            "calib_sources": inputs["calib_sources"],
-        }
+class Spy(ReprocessVisitImageTask):
+    """Keeps the arguments of `run` instead of working."""
+
+    def run(self, **arguments: Any) -> Struct:
+        """Keep the arguments."""
+        self.arguments = arguments
+        return arguments["result"]
+
+
+def test_arguments_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is what its connection gave; the names are those of the reference, and the visit is one more."""
+    spy = Spy(config=make_config())
+    butler = make_quantum(make_scene())
+    butler.inputs["calib_sources"].get()["psf_max_value"] = 1.0  # of no use here, so not read
+    run_quantum(monkeypatch, spy, butler)
+    given, inputs = spy.arguments, butler.inputs
+    record = inputs["visit_summary"].summary.find(DETECTOR)
+    assert set(given) == {
+        "exposures", "preliminary_mask", "initial_photo_calib", "psf", "background", "ap_corr", "photo_calib",
+        "wcs", "calib_sources", "id_generator", "background_to_photometric_ratio", "result", "visit",
+    }  # fmt: skip
+    assert given["exposures"] == inputs["exposures"]
+    assert given["preliminary_mask"] is inputs["preliminary_mask"]
+    assert given["background"] is inputs["background_1"]
+    stars = inputs["calib_sources"].get()
+    assert set(given["calib_sources"].colnames) == set(stars.colnames) - {"psf_max_value"}
+    np.testing.assert_array_equal(given["calib_sources"]["coord_ra"], stars["coord_ra"])
+    assert given["psf"] is record.psf
+    assert given["wcs"] is record.sky_projection
+    assert given["ap_corr"] is record.aperture_corrections
+    assert given["photo_calib"] is CALIB
+    assert given["id_generator"] is GENERATOR
+    assert given["visit"] == VISIT
+    assert given["initial_photo_calib"] is None
+    assert given["background_to_photometric_ratio"] is None
+
+
+def test_optional_inputs_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(config=make_config())
+    image = make_scene()
+    butler = make_quantum(image)
+    initial, ratio = PhotoCalib(2.0), Image(np.ones(image.bbox.shape), bbox=image.bbox)
+    butler.inputs |= {"initial_photo_calib": initial, "background_to_photometric_ratio": ratio}
+    run_quantum(monkeypatch, spy, butler)
+    assert spy.arguments["initial_photo_calib"] is initial
+    assert spy.arguments["background_to_photometric_ratio"] is ratio
+
+
+def test_an_input_that_nothing_uses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    butler = make_quantum(make_scene())
+    butler.inputs["streaks"] = None
+    with pytest.raises(AssertionError, match="streaks"):
+        run_quantum(monkeypatch, default_task(), butler)
+
+
+def test_sky_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two backgrounds that add up to the one of the default scene give the same image."""
+    task = ReprocessVisitImageTask(config=make_config(do_use_sky_corr=True))
+    image = make_scene()
+    butler = make_quantum(image)
+    field = background_field(image.bbox)
+    butler.inputs["background_1"] = make_background(field * 0.75)
+    butler.inputs["background_2"] = make_background(field * 0.25)
+    written = run_quantum(monkeypatch, task, butler)
+    outputs = default_outputs()
+    np.testing.assert_allclose(
+        written["exposure"].image.array, outputs.exposure.image.array, atol=2e-3, rtol=1e-6
     )
-    generator = IdGenerator(7, 20)
-    monkeypatch.setattr(type(task.config.id_generator), "apply", lambda self, data_id: generator)
-    refs = SimpleNamespace(exposure=SimpleNamespace(dataId={"visit": VISIT, "detector": DETECTOR}))
-    try:
-        task.runQuantum(butler, None, refs)  # type: ignore[arg-type]
-    except AnnotatedPartialOutputsError as error:
-        butler.error = error  # type: ignore[attr-defined]
-    return butler
+    assert written["exposure"].summary_stats.skyBg == pytest.approx(outputs.exposure.summary_stats.skyBg)
+    total = render_background(written["background"], image.bbox)
+    np.testing.assert_allclose(total, field.render().array, rtol=1e-6)
 
 
-def test_quantum(monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask, outputs: Struct) -> None:
-    written = run_quantum(monkeypatch, task, make_scene()).written
-    assert written is not None
-    np.testing.assert_array_equal(written.exposure.image.array, outputs.exposure.image.array)
-    assert len(written.sources) == 9
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_first_snap_is_the_first_exposure(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
+) -> None:
+    spy = Spy(config=make_config())
+    snaps = [make_scene(), make_scene()]
+    with snaps[1].obs_info.edit_copy() as later:
+        later.exposure_id = VISIT + 1
+    snaps[1]._obs_info = later
+    butler = make_quantum(snaps[0])
+    butler.inputs["exposures"] = [snaps[i] for i in order]
+    run_quantum(monkeypatch, spy, butler)
+    assert [snap.obs_info.exposure_id for snap in spy.arguments["exposures"]] == [VISIT, VISIT + 1]
+
+
+def test_a_detector_that_the_summary_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    butler = make_quantum(make_scene(), detector=43)
+    with pytest.raises(UpstreamFailureNoWorkFound) as caught:
+        run_quantum(monkeypatch, default_task(), butler)
+    assert f"Detector {DETECTOR} of visit {VISIT}" in str(caught.value)
+    assert "the visit summary has no row for it" in str(caught.value)
+    assert butler.written is None
 
 
 @pytest.mark.parametrize(
-    ("record", "texts"),
-    [
-        ({"detector": 43}, ["Detector 42", "no row"]),
-        (
-            {"psf": None, "photo_calib": None},
-            ["its PSF is missing", "its photometric calibration is missing"],
-        ),
-        (
-            {"sky_projection": None, "aperture_corrections": None},
-            ["its WCS is missing", "its aperture-correction map is missing"],
-        ),
-    ],
+    "missing", [m for n in range(1, len(REASONS) + 1) for m in itertools.combinations(REASONS, n)]
 )
-def test_missing_calibrations_are_named(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask, record: dict[str, Any], texts: list[str]
+def test_missing_calibrations_are_named_in_order(
+    monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:
+    butler = make_quantum(make_scene(), **dict.fromkeys(missing))
     with pytest.raises(UpstreamFailureNoWorkFound) as caught:
-        run_quantum(monkeypatch, task, make_scene(), **record)
-    positions = [str(caught.value).index(text) for text in texts]
-    assert positions == sorted(positions)
-
-
-class MadeUpError(AlgorithmError):
-    """A failure of an algorithm."""
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Some numbers."""
-        return {"n_pixels": 12}
-
-
-def test_partial_outputs_are_calibrated_and_marked(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise MadeUpError("too many cosmic rays")
-
-    image = make_scene()
-    counts = image.image.array.copy()
-    monkeypatch.setattr(task.repair, "run", fail)
-    butler = run_quantum(monkeypatch, task, image)
-    assert isinstance(butler.error.__cause__, MadeUpError)  # type: ignore[attr-defined]
-    written = butler.written
-    assert written is not None
-    assert written.exposure.unit == u.nJy
-    np.testing.assert_allclose(written.exposure.image.array, counts * np.float32(12.3), rtol=1e-4, atol=0.02)
-    assert written.exposure.metadata["failure_message"] == "too many cosmic rays"
-    assert written.exposure.metadata["failure_n_pixels"] == 12
-    assert isinstance(written.background, BackgroundMap)
-    assert written.sources is None
-    assert written.sources_footprints is None
-    assert "failure" in task.metadata
-
-
-def test_nothing_is_written_if_it_fails_early(
-    monkeypatch: pytest.MonkeyPatch, task: ReprocessVisitImageTask
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise MadeUpError("no snaps")
-
-    monkeypatch.setattr(task.snap_combine, "run", fail)
-    written = run_quantum(monkeypatch, task, make_scene()).written
-    assert written is not None
-    assert set(written.getDict().values()) == {None}
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize(("name", "false_flags"), [("A", 9), ("B", 12)])
-def test_calibration_stars_of_the_parity_packs(
-    data_dir: Path, task: ReprocessVisitImageTask, name: str, false_flags: int
-) -> None:
-    """The reference flags sources that have no calibration star; we do not."""
-    pack = load_pack(data_dir, name)
-    sources = pack.sources.copy()
-    reference = sources["calib_psf_candidate"].copy()
-    for flag in ("calib_psf_used", "calib_psf_candidate", "calib_psf_reserved"):
-        sources[flag] = False
-    task._match_calib_sources(sources, pack.calib_sources, detector=pack.detector)
-    stars = pack.calib_sources
-    near, _, _ = match_pairs(
-        *(np.degrees(sources[f"coord_{axis}"]) for axis in ("ra", "dec")),
-        *(np.degrees(np.asarray(stars[f"coord_{axis}"])) for axis in ("ra", "dec")),
-        0.2,
-    )
-    has_star = np.isin(np.arange(len(sources)), near)
-    ours = sources["calib_psf_candidate"]
-    assert (reference & ~has_star).sum() == false_flags
-    assert not (ours & ~has_star).any()
-    assert not (ours & (sources["deblend_nChild"] > 0)).any()
-    childless = has_star & (sources["deblend_nChild"] == 0)
-    assert ours.sum() > 0.95 * childless.sum()
+        run_quantum(monkeypatch, default_task(), butler)
+    first, *lines = str(caught.value).split("\n")
+    assert first == f"Detector {DETECTOR} of visit {VISIT} cannot be processed:"
+    assert lines == [f"- {REASONS[name]}" for name in missing]
+    assert butler.written is None

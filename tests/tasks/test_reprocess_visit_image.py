@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import math
 
-import astropy.table
 import astropy.units as u
 import numpy as np
 import pytest
-from lsst.images import Image, Mask
-from lsst.images.fields import ChebyshevField
+from astropy.table import Table
+from lsst.images import Mask
 from lsst.pex.config import FieldValidationError
-from lsst.pipe.base import AlgorithmError, Struct
+from lsst.pipe.base import Struct
 
-from secondlight.background.fields import make_background
-from secondlight.catalog.mask_planes import make_mask_schema, mask_of
-from secondlight.catalog.photo_calib import PhotoCalib
-from secondlight.tasks._reprocess_pixels import copy_mask_planes
+from secondlight.catalog.ids import IdGenerator
+from secondlight.catalog.mask_planes import ensure_planes, make_mask_schema, mask_of
+from secondlight.catalog.schema import minimal_source_schema
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
-from tests.scenes import make_visit_image
 
 from .reprocess_scenes import (
     CALIB,
     DETECTOR,
-    HEIGHT,
     NOISE,
     POINT_FLUX,
     POINT_X,
     POINT_Y,
     SIGMA,
     VISIT,
-    WIDTH,
     X0,
     Y0,
     background_field,
-    make_calib_sources,
+    default_outputs,
+    default_task,
     make_config,
     make_inputs,
     make_scene,
@@ -43,15 +39,12 @@ from .reprocess_scenes import (
 
 @pytest.fixture(scope="module")
 def task() -> ReprocessVisitImageTask:
-    return ReprocessVisitImageTask(config=make_config())
+    return default_task()
 
 
 @pytest.fixture(scope="module")
-def outputs(task: ReprocessVisitImageTask) -> Struct:
-    inputs = make_inputs(make_scene())
-    result = task.run(**inputs)
-    result.inputs = inputs
-    return result
+def outputs() -> Struct:
+    return default_outputs()
 
 
 def test_finds_every_source_once(outputs: Struct) -> None:
@@ -159,66 +152,10 @@ def test_origin_of_the_pixels_does_not_matter(
 
 
 def test_visit_and_ids_by_default(task: ReprocessVisitImageTask) -> None:
+    """Ids count from 1, and the visit is that of the observation info, beyond 32 bits here."""
     result = task.run(**make_inputs(make_scene(), id_generator=None, visit=None))
     assert (result.sources["visit"] == VISIT).all()
     assert result.sources["id"].tolist() == list(range(1, len(result.sources) + 1))
-
-
-def test_varying_calibration(task: ReprocessVisitImageTask) -> None:
-    image = make_scene()
-    field = ChebyshevField(image.bbox, np.array([[12.3, 0.5], [0.25, 0.0]]))
-    calib = PhotoCalib(12.3, 0.1, field)
-    result = task.run(**make_inputs(image, photo_calib=calib))
-    scale = field.render().array.astype(np.float32)
-    np.testing.assert_allclose(result.exposure.image.array, image.image.array * scale, rtol=1e-5)
-    table = result.sources
-    local = field(x=np.asarray(table["slot_Centroid_x"]), y=np.asarray(table["slot_Centroid_y"]))
-    good = np.isfinite(table["base_PsfFlux_instFlux"])
-    np.testing.assert_allclose(
-        (table["base_PsfFlux_flux"] / table["base_PsfFlux_instFlux"])[good], local[good], rtol=1e-12
-    )
-    assert np.ptp(local) > 0.1
-
-
-def test_flat_ratio(outputs: Struct) -> None:
-    task = ReprocessVisitImageTask(config=make_config(do_apply_flat_background_ratio=True))
-    image = make_scene()
-    ratio = Image(np.full(image.bbox.shape, 1.1, dtype=np.float32), bbox=image.bbox)
-    on = task.run(**make_inputs(image, background_to_photometric_ratio=ratio))
-    assert len(on.sources) == len(outputs.sources)
-    for name in ("base_PsfFlux_instFlux", "base_PsfFlux_flux"):
-        good = np.isfinite(outputs.sources[name])
-        np.testing.assert_allclose(
-            outputs.sources[name][good], 1.1 * on.sources[name][good], rtol=1e-5, atol=0.01
-        )
-    np.testing.assert_allclose(
-        on.exposure.variance.array * 1.1**2, outputs.exposure.variance.array, rtol=1e-5
-    )
-
-
-@pytest.mark.parametrize("varying", [False, True])
-def test_initial_photo_calib_is_removed_exactly(outputs: Struct, varying: bool) -> None:
-    image = make_scene()
-    field = ChebyshevField(image.bbox, np.array([[2.0, 0.3]])) if varying else None
-    initial = PhotoCalib(2.0, field=field)
-    inputs = make_inputs(image, initial_photo_calib=initial)
-    # The same background in the units of the initial calibration.
-    counts = background_field(image.bbox)
-    if field is None:
-        inputs["background"] = make_background(counts * 2.0)
-    else:
-        y, x = np.meshgrid(image.bbox.y.arange, image.bbox.x.arange, indexing="ij")
-        product = counts(x=x, y=y) * field(x=x, y=y)
-        fitted = ChebyshevField.fit(
-            image.bbox, product, order=2, x=image.bbox.x.arange, y=image.bbox.y.arange
-        )
-        inputs["background"] = make_background(fitted)
-    task = ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True))
-    result = task.run(**inputs)
-    np.testing.assert_allclose(
-        result.exposure.image.array, outputs.exposure.image.array, rtol=1e-4, atol=12.3 * 1e-2
-    )
-    assert result.exposure.summary_stats.skyBg == pytest.approx(100, abs=1)
 
 
 def test_two_snaps(outputs: Struct, task: ReprocessVisitImageTask) -> None:
@@ -237,106 +174,76 @@ def test_two_snaps(outputs: Struct, task: ReprocessVisitImageTask) -> None:
 
 
 def test_mask_planes_are_copied() -> None:
-    config = make_config(copyMaskPlanes=["SPIKE", "foo", "bar"])
+    """Planes go by name; those the other mask lacks are not made, and no others are touched."""
+    task = ReprocessVisitImageTask(config=make_config(copyMaskPlanes=["SPIKE", "foo", "bar"]))
     image = make_scene()
-    preliminary = Mask(schema=make_mask_schema(["SPIKE", "bar", "TEST", "SAT"]), bbox=image.bbox)
-    for name in ("SPIKE", "bar", "TEST"):
-        plane = np.zeros(image.bbox.shape, dtype=bool)
-        plane[10:20, 100 : 100 + len(name)] = True
+    image.mask = ensure_planes(image.mask, ["TEST", "bar"])
+    ours = np.zeros(image.bbox.shape, dtype=bool)
+    ours[30:40, 10:20] = True
+    image.mask.set("TEST", ours)
+    image.mask.set("bar", ours)
+    preliminary = Mask(schema=make_mask_schema(["foobar", "TEST", "bar", "SPIKE"]), bbox=image.bbox.padded(3))
+    for name in ("foobar", "TEST", "bar", "SPIKE"):
+        plane = np.zeros(preliminary.bbox.shape, dtype=bool)
+        plane[13:23, 103 : 103 + len(name)] = True
         preliminary.set(name, plane)
-    copy_mask_planes(image, preliminary, config.copyMaskPlanes)
-    assert "foo" not in image.mask.schema.names
-    assert "TEST" not in image.mask.schema.names
-    for name in ("SPIKE", "bar"):
-        np.testing.assert_array_equal(mask_of(image.mask, [name]), mask_of(preliminary, [name]))
+    mask = task.run(**make_inputs(image, preliminary_mask=preliminary)).exposure.mask
+    assert not {"foo", "foobar"} & set(mask.schema.names)
+    copied = preliminary[image.bbox]
+    np.testing.assert_array_equal(mask_of(mask, ["SPIKE"]), mask_of(copied, ["SPIKE"]))
+    np.testing.assert_array_equal(mask_of(mask, ["bar"]), ours | mask_of(copied, ["bar"]))
+    np.testing.assert_array_equal(mask_of(mask, ["TEST"]), ours)
 
 
-def test_calibration_stars_need_a_close_childless_partner(
-    task: ReprocessVisitImageTask, outputs: Struct
-) -> None:
-    sources = outputs.sources_footprints.copy()
-    for name in ("calib_psf_used", "calib_psf_candidate", "calib_psf_reserved"):
-        sources[name] = False
-    truth = make_calib_sources(outputs.exposure)
-    brightest = int(np.nanargmax(sources["base_PsfFlux_instFlux"]))
-    sources["deblend_nChild"][brightest] = 2
-    shifted = truth.copy()
-    shifted["coord_dec"][1] += np.radians(0.5 / 3600)
-    duplicate = astropy.table.vstack([shifted, shifted[2:3]])
-    duplicate["coord_dec"][-1] += np.radians(0.1 / 3600)
-    duplicate["calib_psf_used"][-1] = True
-    task._match_calib_sources(sources, duplicate, detector=DETECTOR)
-    # Not the parent, not the star half an arcsecond off, and the farther of two stars does not count.
-    assert sources["calib_psf_candidate"].sum() == 4
-    assert not sources["calib_psf_candidate"][brightest]
-    assert sources["calib_psf_used"].sum() == 1
-    sources["calib_psf_candidate"] = False
-    task._match_calib_sources(sources, truth, detector=99)
-    assert not sources["calib_psf_candidate"].any()
+def test_noise_belongs_to_visit_and_detector(outputs: Struct) -> None:
+    """What replaces neighbours and where sky sources are depends on the ids, or on the image without any."""
+
+    def measured(**values: object) -> Table:
+        image = make_scene(blend=True, **{k: values.pop(k) for k in ("visit", "detector") if k in values})
+        return default_task().run(**make_inputs(image, **values)).sources
+
+    flux = "base_PsfFlux_instFlux"
+    ours = measured()
+    again, others = measured(), measured(id_generator=IdGenerator(8, 20))
+    np.testing.assert_array_equal(again[flux], ours[flux])
+    sky = ours["sky_source"]
+    assert (others[flux][sky] != ours[flux][sky]).all()
+    assert (others["id"] - ours["id"] == 1 << 20).all()
+    child = ours["parent"] != 0
+    assert child.sum() == 2
+    assert (others[flux][child] != ours[flux][child]).all()
+    difference = np.abs(others[flux][child] - ours[flux][child])
+    assert (difference < 3 * ours["base_PsfFlux_instFluxErr"][child]).all()
+    # Without ids of their own.
+    plain = [measured(id_generator=None, visit=v, detector=d) for v, d in ((1, 2), (1, 2), (1, 3), (2, 2))]
+    child = plain[0]["parent"] != 0
+    np.testing.assert_array_equal(plain[0][flux], plain[1][flux])
+    assert (plain[0][flux][child] != plain[2][flux][child]).all()
+    assert (plain[0][flux][child] != plain[3][flux][child]).all()
 
 
-def test_inputs_that_the_configuration_needs() -> None:
-    image = make_scene()
-    inputs = make_inputs(image)
-    with pytest.raises(ValueError, match="no initial_photo_calib"):
-        ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True)).run(**inputs)
-    with pytest.raises(ValueError, match="no background_to_photometric_ratio"):
-        ReprocessVisitImageTask(config=make_config(do_apply_flat_background_ratio=True)).run(**inputs)
-
-
-@pytest.mark.parametrize("name", ["psf", "ap_corr", "photo_calib", "wcs"])
-def test_missing_calibration_is_named(task: ReprocessVisitImageTask, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"Visit {VISIT}, detector 42: no {name} given"):
-        task.run(**make_inputs(make_scene(), **{name: None}))
-
-
-@pytest.mark.parametrize("name", ["detector", "coord_ra", "calib_psf_used"])
-def test_calibration_stars_without_a_column_are_refused(task: ReprocessVisitImageTask, name: str) -> None:
+def test_image_is_changed_in_place_but_nothing_else(outputs: Struct) -> None:
     inputs = make_inputs(make_scene())
-    inputs["calib_sources"].remove_column(name)
-    with pytest.raises(ValueError, match=rf"Visit {VISIT}, detector 42: calib_sources lacks .*{name}"):
-        task.run(**inputs)
+    stars, preliminary = inputs["calib_sources"].copy(), make_scene().mask
+    preliminary.set("SPIKE", np.ones(preliminary.bbox.shape, dtype=bool))
+    before = preliminary.copy()
+    background = inputs["background"].subtracted
+    default_task().run(**inputs, preliminary_mask=preliminary)
+    assert preliminary == before
+    assert inputs["background"].subtracted == background
+    assert (inputs["calib_sources"] == stars).all()
+    assert inputs["calib_sources"].colnames == stars.colnames
 
 
-def test_image_of_nan_says_so(task: ReprocessVisitImageTask) -> None:
-    """The sky sources that an image without a finite pixel gets cannot be replaced by noise."""
-    image = make_scene()
-    image.image.array[...] = np.nan
-    with pytest.raises(AlgorithmError, match=rf"visit {VISIT}, detector 42 .*no finite pixels"):
-        task.run(**make_inputs(image))
-
-
-def test_calibrated_image_is_refused(task: ReprocessVisitImageTask, outputs: Struct) -> None:
-    inputs = make_inputs(make_scene()) | {"exposures": [outputs.exposure]}
-    with pytest.raises(ValueError, match=rf"Visit {VISIT}, detector 42: the unit is nJy"):
-        task.run(**inputs)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_nothing_to_find(masked: bool) -> None:
-    """An image of noise, or one without a good pixel, gives an empty table with all columns."""
-    config = make_config()
-    config.sky_sources.nSources = 0
-    task = ReprocessVisitImageTask(config=config)
-    image = make_visit_image(
-        width=WIDTH, height=HEIGHT, x0=X0, y0=Y0, noise=NOISE, visit=VISIT, detector=DETECTOR
-    )
-    if masked:
-        image.mask.set("NO_DATA", np.ones(image.bbox.shape, dtype=bool))
-    result = task.run(**make_inputs(image))
-    assert len(result.sources) == 0
-    assert set(task.sources_schema.schema.names) <= set(result.sources.colnames)
-    assert result.exposure.unit == u.nJy
-    assert math.isnan(result.exposure.summary_stats.skyNoise) == masked
-
-
-def test_one_bad_calibration_star_spoils_nothing(task: ReprocessVisitImageTask, outputs: Struct) -> None:
-    stars = make_calib_sources(outputs.exposure)
-    stars["coord_ra"][1] = np.nan
-    sources = outputs.sources_footprints.copy()
-    sources["calib_psf_candidate"] = False
-    task._match_calib_sources(sources, stars, detector=DETECTOR)
-    assert sources["calib_psf_candidate"].sum() == 5
+def test_columns_to_start_from() -> None:
+    """The schema that the task starts from may have more columns; they are published too."""
+    schema = minimal_source_schema()
+    schema.add("truth_id", np.int64, "id in the simulation")
+    task = ReprocessVisitImageTask(config=make_config(), schema=schema)
+    assert task.schema is schema
+    assert task.sources_schema.schema.names[:5] == ["id", "coord_ra", "coord_dec", "parent", "truth_id"]
+    result = task.run(**make_inputs(make_scene()))
+    assert (result.sources["truth_id"] == 0).all()
 
 
 def test_config_validation() -> None:
@@ -350,6 +257,9 @@ def test_config_validation() -> None:
     config.remove_initial_photo_calib = True
     with pytest.raises(FieldValidationError, match="remove_initial_photo_calib"):
         config.validate()
+    for radius in (0.0, -0.1, math.nan):
+        with pytest.raises(FieldValidationError, match="calib_match_radius"):
+            config.calib_match_radius = radius
 
 
 def test_connections_follow_the_configuration() -> None:

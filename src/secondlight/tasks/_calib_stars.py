@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ("OTHER_CALIB_FLAGS", "PSF_FLAGS", "CalibStarMatch", "check_calib_sources", "flag_calib_sources")
+__all__ = (
+    "OTHER_CALIB_FLAGS",
+    "PSF_FLAGS",
+    "CalibStarMatch",
+    "check_calib_sources",
+    "flag_calib_sources",
+    "read_calib_sources",
+)
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import astropy.table
 import astropy.units as u
@@ -29,14 +36,27 @@ OTHER_CALIB_FLAGS = (
 """Flags that the final pass declares and never sets."""
 
 _ID_COLUMNS = ("sourceId", "id")
+_NEEDED = ("detector", "coord_ra", "coord_dec", *PSF_FLAGS)
 
 
 class CalibStarMatch(NamedTuple):
-    """How many stars the table has of the detector, how many of them were repeated, and how many matched."""
+    """How many rows the table has of the detector, how many of them repeat a star, and how many matched."""
 
     n_stars: int
     n_repeated: int
     n_matched: int
+
+
+def read_calib_sources(handle: Any) -> astropy.table.Table:
+    """Read what is needed of a stored table of stars, as far as it is there: a visit has a great many stars.
+
+    Parameters
+    ----------
+    handle
+        Handle of the table.
+    """
+    known = handle.get(component="columns")
+    return handle.get(parameters={"columns": [name for name in known if name in (*_NEEDED, *_ID_COLUMNS)]})
 
 
 def check_calib_sources(where: str, table: astropy.table.Table | None) -> None:
@@ -49,7 +69,7 @@ def check_calib_sources(where: str, table: astropy.table.Table | None) -> None:
     """
     if table is None:
         raise ValueError(f"{where}: no calib_sources given; expected a table, if need be an empty one.")
-    missing = {"detector", "coord_ra", "coord_dec", *PSF_FLAGS} - set(table.colnames)
+    missing = set(_NEEDED) - set(table.colnames)
     if missing:
         raise ValueError(f"{where}: calib_sources lacks the columns {', '.join(sorted(missing))}.")
     for name in ("coord_ra", "coord_dec"):

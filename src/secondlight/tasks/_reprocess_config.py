@@ -65,6 +65,7 @@ class ReprocessVisitImageConnections(PipelineTaskConnections, dimensions=_DETECT
         name="finalVisitSummary",
         storageClass="VisitSummary",
         dimensions=("instrument", "visit"),
+        deferLoad=True,
     )
     initial_photo_calib = cT.Input(
         doc="Photometric calibration that brings the image to the units of the background.",
@@ -89,6 +90,7 @@ class ReprocessVisitImageConnections(PipelineTaskConnections, dimensions=_DETECT
         name="finalized_src_table",
         storageClass="ArrowAstropy",
         dimensions=("instrument", "visit"),
+        deferLoad=True,
     )
     background_to_photometric_ratio = cT.Input(
         doc="Background flat divided by the photometric flat.",
@@ -178,7 +180,9 @@ class ReprocessVisitImageConfig(PipelineTaskConfig, pipelineConnections=Reproces
     )
     compute_summary_stats = _subtask(ComputeExposureSummaryStatsTask, "Computes summary statistics.")
     calib_match_radius = Field[float](
-        doc="Largest distance of a calibration star to its source, arcsec.", default=0.2
+        doc="Largest distance of a calibration star to its source, arcsec.",
+        default=0.2,
+        check=lambda radius: radius > 0,
     )
     do_apply_flat_background_ratio = Field[bool](
         doc="Whether the image was flattened for the background and is to be measured flattened for sources.",

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import astropy.units as u
 import numpy as np
 from lsst.images import BackgroundMap, Box, Image, Mask, SkyProjection, VisitImage
 from lsst.images.fields import BaseField, SumField
@@ -93,18 +94,24 @@ def check_calibrations(where: str, **calibrations: Any) -> None:
             )
 
 
-def check_background(where: str, background: BackgroundMap, bbox: Box) -> None:
-    """Refuse a background that was made for other pixels.
+def check_background(where: str, background: BackgroundMap, bbox: Box, *, unit: u.UnitBase) -> None:
+    """Refuse a background that was made for other pixels, or is in another unit.
 
     Raises
     ------
     ValueError
-        Raised if a field of the background does not cover the image.
+        Raised if a field of the background does not cover the image, or has a unit that does not lead to
+        ``unit``; without one it is taken to have the right one.
     """
     field = subtracted_field(background)
     for part in field.operands if isinstance(field, SumField) else (field,):
         if not part.bounds.bbox.contains(bbox):
             raise ValueError(f"{where}: the background covers {part.bounds.bbox}, but the image has {bbox}.")
+        if part.unit is not None and not part.unit.is_equivalent(unit):
+            raise ValueError(
+                f"{where}: the background is in {part.unit}; expected {unit}, as it is "
+                f"{'' if unit == u.nJy else 'not '}to be divided by an initial photometric calibration."
+            )
 
 
 def check_preliminary_mask(where: str, mask: Mask | None, bbox: Box) -> None:

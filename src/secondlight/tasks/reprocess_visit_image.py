@@ -31,9 +31,10 @@ from lsst.pipe.base import (
     Struct,
 )
 
-from ..background.fields import combine_backgrounds, sky_level
+from ..background.fields import combine_backgrounds, sky_level, with_unit
 from ..catalog.ids import IdGenerator
 from ..catalog.photo_calib import PhotoCalib
+from ..catalog.provenance import record_provenance
 from ..catalog.schema import Schema, minimal_source_schema
 from ..catalog.source_catalog import SourceCatalog
 from ..catalog.visit_image import replace_components, visit_of
@@ -51,7 +52,13 @@ from ..photometry.summary_stats import ComputeExposureSummaryStatsTask
 from ..repair.snap_combine import SnapCombineTask
 from ..repair.task import RepairTask
 from . import _reprocess_inputs as checks
-from ._calib_stars import OTHER_CALIB_FLAGS, PSF_FLAGS, check_calib_sources, flag_calib_sources
+from ._calib_stars import (
+    OTHER_CALIB_FLAGS,
+    PSF_FLAGS,
+    check_calib_sources,
+    flag_calib_sources,
+    read_calib_sources,
+)
 from ._reprocess_config import (
     EXTRA_PLUGINS,
     POST_PLUGINS,
@@ -131,7 +138,10 @@ class ReprocessVisitImageTask(PipelineTask):
         inputs = butlerQC.get(inputRefs)
         data_id = outputRefs.exposure.dataId
         visit, detector = int(data_id["visit"]), int(data_id["detector"])
-        calibrations = checks.final_calibrations(inputs.pop("visit_summary"), visit=visit, detector=detector)
+        # Both are of a whole visit, of which little is needed: one record, and a few of hundreds of columns.
+        summary = inputs.pop("visit_summary").get(parameters={"detector": detector})
+        calibrations = checks.final_calibrations(summary, visit=visit, detector=detector)
+        sources = summary.find(detector).calibration_sources
         background = inputs.pop("background_1")
         if (extra := inputs.pop("background_2", None)) is not None:
             background = combine_backgrounds(background, extra)
@@ -141,10 +151,11 @@ class ReprocessVisitImageTask(PipelineTask):
             name: inputs.pop(name, None)
             for name in ("preliminary_mask", "initial_photo_calib", "background_to_photometric_ratio")
         }
-        calib_sources = inputs.pop("calib_sources")
+        calib_sources = read_calib_sources(inputs.pop("calib_sources"))
         assert not inputs, f"inputs that nothing uses: {', '.join(inputs)}"
         names = ("exposure", "sources", "sources_footprints", "background", "replaced_pixels")
         result = Struct(**dict.fromkeys(names))
+        failure: AlgorithmError | None = None
         try:
             self.run(
                 exposures=exposures,
@@ -157,10 +168,11 @@ class ReprocessVisitImageTask(PipelineTask):
                 **arguments,
             )
         except AlgorithmError as error:
-            failure = AnnotatedPartialOutputsError.annotate(error, self, log=self.log)
-            butlerQC.put(result, outputRefs)
-            raise failure from error
+            failure = error
+        record_provenance(self, result, inputs=inputRefs, calibration_sources=sources)
         butlerQC.put(result, outputRefs)
+        if failure is not None:
+            raise AnnotatedPartialOutputsError.annotate(failure, self, log=self.log) from failure
 
     def run(
         self,
@@ -228,11 +240,13 @@ class ReprocessVisitImageTask(PipelineTask):
         if exposure.unit.is_equivalent(u.nJy):
             raise ValueError(f"{where}: the unit is {exposure.unit}; expected an image in counts.")
         checks.check_calibrations(where, psf=psf, ap_corr=ap_corr, photo_calib=photo_calib, wcs=wcs)
-        checks.check_background(where, background, exposure.bbox)
         checks.check_preliminary_mask(where, preliminary_mask, exposure.bbox)
         checks.check_id_generator(where, id_generator)
         check_calib_sources(where, calib_sources)
         initial_photo_calib = self._initial_photo_calib(where, initial_photo_calib)
+        unit = exposure.unit if initial_photo_calib is None else u.nJy
+        checks.check_background(where, background, exposure.bbox, unit=unit)
+        background = with_unit(background, unit)
         ratio = self._ratio(where, background_to_photometric_ratio, exposure.bbox)
         copy_mask_planes(exposure, preliminary_mask, self.config.copyMaskPlanes)
         if ratio is not None and (n_bad := mark_unknown_ratio(exposure, ratio)):
@@ -254,7 +268,6 @@ class ReprocessVisitImageTask(PipelineTask):
         try:
             detected, background = self._detect(exposure, background, ratio, id_generator)
             measured = self._measure(exposure, detected, id_generator)
-            checks.check_ids(where, measured["id"])
             measured["visit"] = visit_of(exposure) if visit is None else visit
             measured["detector"] = exposure.detector.id
             self._match_calib_sources(where, measured, calib_sources, exposure.detector.id)
@@ -318,6 +331,7 @@ class ReprocessVisitImageTask(PipelineTask):
         seed = id_generator.catalog_id
         sources = self.sky_sources.run(exposure.mask, seed, detected, id_generator=id_generator)
         sources = self.deblend.run(exposure, sources, id_generator=id_generator)
+        checks.check_ids(checks.image_name(exposure), sources["id"])
         # Without ids of its own, an image has noise that belongs to its visit and detector.
         self.measurement.run(sources, exposure, seed=seed or None)
         self.normalized_calibration_flux.run(exposure, sources)
@@ -380,9 +394,11 @@ class ReprocessVisitImageTask(PipelineTask):
     ) -> None:
         """Fill the outputs, all together and last: what cannot be completed is not published."""
         image = calibrate_image(exposure, photo_calib)
+        outputs: dict[str, Any] = {"exposure": image, "background": background}
         if replaced_pixels is not None:
-            result.replaced_pixels = replaced_pixels(image, background)
+            outputs["replaced_pixels"] = replaced_pixels(image, background)
         if catalog is not None:
-            result.sources = catalog.to_astropy()
-            result.sources_footprints = catalog
-        result.exposure, result.background = image, background
+            outputs |= {"sources": catalog.to_astropy(), "sources_footprints": catalog}
+        record_provenance(self, outputs.values())
+        for name, value in outputs.items():
+            setattr(result, name, value)
