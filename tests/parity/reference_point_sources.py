@@ -1,7 +1,7 @@
 """Which peaks of blends the reference takes for point sources (spec reprocess 15.4), slow and obvious.
 
-Sources off the middle of their pixels are fitted again on the wrong side of them, their neighbours stay at their
-peaks, and a neighbour that does not reach the fitted pixels makes the equations singular.
+Sources off the middle of their pixels are fitted again on the wrong side of them, their neighbours stay at
+their peaks, and a neighbour that does not reach the fitted pixels makes the equations singular.
 """
 
 from __future__ import annotations

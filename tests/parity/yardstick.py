@@ -1,7 +1,8 @@
 """Columns of whole runs against the reference, measured by how much our own runs differ among themselves.
 
-Neighbours are replaced by random noise, so no two runs agree: neither ours with the reference's, nor ours with
-each other when the noise has another seed.  A column is in parity if the reference is like one more run of ours.
+Neighbours are replaced by random noise, so no two runs agree: neither ours with the reference's, nor ours
+with each other when the noise has another seed.  A column is in parity if the reference is like one more run
+of ours.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ from .agreement import corrected_rows
 from .columns import flag_column, tolerance, within
 
 KINDS = ("alone", "blended", "sky")
-"""Sources without siblings; parents and children; sky sources.  The first two without repaired pixels."""
+"""Sources without siblings; parents and children; sky sources."""
 
 _STRICT = 0.99
 _ERRORS = 3.5
+_FEWEST = 5
 
 type Columns = Mapping[str, np.ndarray]
 
 
-def kinds_of(reference: Columns, ours: Columns) -> dict[str, np.ndarray]:
-    """Return the rows of each of `KINDS`, bool (n)."""
+def kinds_of(reference: Columns, ours: Columns, *, repaired_alike: bool = False) -> dict[str, np.ndarray]:
+    """Return the rows of each of `KINDS`, bool (n).
+
+    Sources with repaired pixels are of no kind, unless ``repaired_alike``.
+    """
     sky = np.asarray(reference["sky_source"])
     repaired = np.asarray(reference["base_PixelFlags_flag_cr"]) | np.asarray(ours["base_PixelFlags_flag_cr"])
     blended = (np.asarray(reference["parent"]) != 0) | (np.asarray(reference["deblend_nChild"]) > 0)
+    if repaired_alike:
+        repaired = np.zeros_like(repaired)
     return {"alone": ~sky & ~blended & ~repaired, "blended": blended & ~repaired, "sky": sky}
 
 
@@ -69,7 +76,7 @@ class Spread:
         Where our runs agree with each other the noise does not matter, and 99 % of the sources have to (one
         may differ).
         """
-        if self.seeds >= _STRICT:
+        if self.seeds == 1:
             return self.agree * self.rows >= _STRICT * self.rows - 1
         return self.agree >= self.seeds - _ERRORS * self.error
 
@@ -141,7 +148,7 @@ def _offset(
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = ((np.mean(ours, axis=0) - expected) / allowed)[rows]
     difference = difference[np.isfinite(difference)]
-    if not len(difference):
+    if len(difference) < _FEWEST:
         return np.nan, np.nan
     low, median, high = np.percentile(difference, [16, 50, 84])
     return float(median), float(1.253 * 0.5 * (high - low) / np.sqrt(len(difference)))
