@@ -31,21 +31,13 @@ def _overrides(what: str, name: str, provider: str) -> Any:
     if provider == "global":
         doc = f"{what} of a fit to the whole visit."
         return cT.Input(doc=doc, name=name, storageClass="VisitSummary", dimensions=_VISIT)
-    doc, region = {
-        "tract": (f"{what} of the fits to the tracts of a sky map.", ("tract", "skymap")),
-        "healpix": (
-            f"{what} of the fits to pieces of the sky, of the order that is configured.",
-            ("healpix3",),
-        ),
-    }[provider]
-    return cT.Input(
-        doc=doc,
-        name=name,
-        storageClass="VisitSummary",
-        dimensions=(*_VISIT, *region),
-        multiple=True,
-        deferLoad=True,
-    )
+    values: dict[str, Any] = {"storageClass": "VisitSummary", "multiple": True, "deferLoad": True}
+    if provider == "tract":
+        doc, dimensions = f"{what} of the fits to the tracts of a sky map.", (*_VISIT, "tract", "skymap")
+        return cT.Input(doc=doc, name=name, dimensions=dimensions, **values)
+    # The query behind a quantum graph cannot relate such pixels to visits, the search for prerequisites can.
+    doc = f"{what} of the fits to HEALPix pixels of the configured order."
+    return cT.PrerequisiteInput(doc=doc, name=name, dimensions=(*_VISIT, "healpix3"), **values)
 
 
 def _of_detectors(doc: str, name: str, storage_class: str) -> Any:
