@@ -233,6 +233,17 @@ def test_electrons_keep_their_unit() -> None:
     assert ulps(restored.image.array, counts).max() <= 1
 
 
+@pytest.mark.parametrize("unit", [u.Jy, u.uJy])
+def test_published_in_another_unit_of_flux(unit: u.UnitBase) -> None:
+    image = make_post_isr()
+    calib, background, _ = case("varying")
+    published = publish(image, calib, background, {}).convert_unit(unit)
+    restored = restore_counts(published, background)
+    assert restored.unit == u.adu
+    np.testing.assert_allclose(restored.image.array, image.image.array, rtol=3e-7)
+    np.testing.assert_allclose(restored.variance.array, image.variance.array, rtol=1e-6)
+
+
 def test_wrong_units_are_named() -> None:
     image = make_post_isr()
     published = calibrate_image(image, CONSTANT)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 __all__ = ("Flattening", "restore_counts", "subtract_background", "unrestorable_pixels")
 
+from collections.abc import Iterator
 from typing import TypedDict
 
 import astropy.table
 import astropy.units as u
 import numpy as np
 from lsst.images import BackgroundMap, Box, Image, VisitImage
-from lsst.images.fields import Field
 
 from ..background.fields import render_fields, subtracted_field
 from ..catalog.photo_calib import PhotoCalib
@@ -114,20 +114,17 @@ def restore_counts(
         Raised if the image or the background is in other units than expected, or the ratio does not cover
         the image.
     """
-    scaling, count_unit = _applied_scaling(image)
-    unit = _background_unit(count_unit, background, initial_photo_calib)
-    ratio = _covering(background_to_photometric_ratio, image.bbox)
+    steps = Flattening(
+        background_to_photometric_ratio=background_to_photometric_ratio,
+        initial_photo_calib=initial_photo_calib,
+    )
     pixels, variance = np.empty_like(image.image.array), np.empty_like(image.variance.array)
-    for rows, strip in row_strips(image.bbox):
-        factor = np.float64(1.0) if scaling is None else field_values(scaling, strip)
-        if ratio is not None:
-            factor = factor / ratio[strip].array
-        values = image.image.array[rows] / factor
-        values += _background_counts(background, strip, unit, initial_photo_calib)
+    for rows, values, factor in _restored_strips(image, background, **steps):
         pixels[rows] = values
         variance[rows] = image.variance.array[rows] / factor**2
     if replaced_pixels is not None:
         _put(pixels, image.bbox, replaced_pixels)
+    count_unit, _ = _count_unit(image)
     return replace_components(
         image,
         image=Image(pixels, bbox=image.bbox, unit=count_unit),
@@ -161,45 +158,79 @@ def unrestorable_pixels(
         than 1 % of the pixels differ in the last bit, as in images without sky, these are left out, and
         ``exact`` in the metadata is False.
     """
-    restored = restore_counts(
-        image,
-        background,
+    steps = Flattening(
         background_to_photometric_ratio=background_to_photometric_ratio,
         initial_photo_calib=initial_photo_calib,
     )
-    rows, columns = np.nonzero(restored.image.array != counts)
-    before, after = counts[rows, columns], restored.image.array[rows, columns]
-    with np.errstate(invalid="ignore"):
-        rounding = np.abs(after - before) <= _ROUNDING * np.sqrt(restored.variance.array[rows, columns])
+    found = [
+        _differences(counts[rows], values.astype(np.float32), image.variance.array[rows], factor, rows.start)
+        for rows, values, factor in _restored_strips(image, background, **steps)
+    ]
+    rows, columns, before, rounding = (np.concatenate(parts) for parts in zip(*found, strict=True))
     exact = int(rounding.sum()) <= _LARGEST_FRACTION * counts.size
-    listed = ~(np.isnan(before) & np.isnan(after))
-    if not exact:
-        listed &= ~rounding
+    listed = np.full(len(rows), True) if exact else ~rounding
     x, y = columns[listed] + image.bbox.x.start, rows[listed] + image.bbox.y.start
     column = astropy.table.Column
     return astropy.table.Table(
         [
             column(x.astype(np.int32), "x", unit=u.pix, description="pixel column"),
             column(y.astype(np.int32), "y", unit=u.pix, description="pixel row"),
-            column(before[listed], "counts", unit=restored.unit, description="post-ISR value"),
+            column(before[listed], "counts", unit=_count_unit(image)[0], description="post-ISR value"),
             column(~rounding[listed], "replaced", description="another value was put in its place"),
         ],
         meta={"exact": exact},
     )
 
 
-def _applied_scaling(image: VisitImage) -> tuple[Field | None, u.UnitBase]:
-    """Return the scaling that made a published image out of counts, and the unit of the counts."""
+def _restored_strips(
+    image: VisitImage,
+    background: BackgroundMap,
+    *,
+    background_to_photometric_ratio: Image | None,
+    initial_photo_calib: PhotoCalib | None,
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield rows, their counts (float64), and by what counts were multiplied to get the published pixels."""
+    scaling = image.photometric_scaling if image.unit.is_equivalent(u.nJy) else None
+    count_unit, unit_factor = _count_unit(image)
+    unit = _background_unit(count_unit, background, initial_photo_calib)
+    ratio = _covering(background_to_photometric_ratio, image.bbox)
+    for rows, strip in row_strips(image.bbox):
+        factor = np.asarray(1.0) if scaling is None else field_values(scaling, strip)
+        if unit_factor != 1.0:
+            factor = factor * unit_factor
+        if ratio is not None:
+            factor = factor / ratio[strip].array
+        values = image.image.array[rows] / factor
+        values += _background_counts(background, strip, unit, initial_photo_calib)
+        yield rows, values, factor
+
+
+def _differences(
+    before: np.ndarray, after: np.ndarray, variance: np.ndarray, factor: np.ndarray, first_row: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, column and original value of pixels that differ, and whether it is by rounding alone."""
+    rows, columns = np.nonzero(before != after)
+    # What is not a number in both is the same, for once.
+    listed = ~(np.isnan(before[rows, columns]) & np.isnan(after[rows, columns]))
+    rows, columns = rows[listed], columns[listed]
+    noise = np.sqrt(variance[rows, columns]) / np.broadcast_to(factor, before.shape)[rows, columns]
+    with np.errstate(invalid="ignore"):
+        rounding = np.abs(after[rows, columns] - before[rows, columns]) <= _ROUNDING * noise
+    return rows + first_row, columns, before[rows, columns], rounding
+
+
+def _count_unit(image: VisitImage) -> tuple[u.UnitBase, float]:
+    """Return the unit of the counts that an image was made from, and a factor on its photometric scaling."""
     scaling = image.photometric_scaling
     if not image.unit.is_equivalent(u.nJy):
-        return None, image.unit
+        return image.unit, 1.0
     if scaling is None or scaling.unit is None:
         raise ValueError(
             f"The image of visit {image.obs_info.visit_id} is in {image.unit} but carries no photometric "
             "scaling; its counts are lost."
         )
-    unit = image.unit / scaling.unit
-    return scaling, u.Unit(unit.bases[0] if unit.scale == 1.0 and len(unit.bases) == 1 else unit)
+    unit = (u.nJy / scaling.unit).decompose()
+    return u.Unit(unit / unit.scale), 1.0 / (unit.scale * float(image.unit.to(u.nJy)))
 
 
 def _background_unit(
