@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("TableStream", "arrow_to_table", "read_table", "table_to_arrow", "write_table")
+__all__ = (
+    "TableStream",
+    "arrow_to_table",
+    "read_table",
+    "table_to_arrow",
+    "write_arrow",
+    "write_table",
+)
 
 import json
 import os
@@ -15,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.table import Column, Table
 from astropy.table.meta import get_header_from_yaml, get_yaml_from_header
-from lsst.daf.butler.formatters.parquet import arrow_to_astropy, astropy_to_arrow
+from lsst.daf.butler.formatters.parquet import arrow_to_astropy, astropy_to_arrow, numpy_dict_to_arrow
 
 _YAML = b"table_meta_yaml"
 _PANDAS = b"PANDAS_ATTRS"
@@ -138,9 +145,7 @@ def write_table(table: Table | TableStream, path: str | os.PathLike[str]) -> Non
         Raised if the columns of a piece differ from those of the header.
     """
     if isinstance(table, Table):
-        arrow = table_to_arrow(table)
-        with _writer(path, arrow.schema) as writer:
-            writer.write_table(arrow)
+        write_arrow(table_to_arrow(table), path)
         return
     schema = table_to_arrow(table.header).schema
     # How many rows there will be is not known yet; readers count them where this is missing.
@@ -148,6 +153,12 @@ def write_table(table: Table | TableStream, path: str | os.PathLike[str]) -> Non
     with _writer(path, schema) as writer:
         for group in _row_groups(table.pieces, schema):
             writer.write_table(group)
+
+
+def write_arrow(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Write an Arrow table of numbers to a Parquet file, small and fast."""
+    with _writer(path, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _writer(path: str | os.PathLike[str], schema: pa.Schema) -> pq.ParquetWriter:
@@ -160,11 +171,11 @@ def _row_groups(pieces: Iterable[Table], schema: pa.Schema) -> Iterator[pa.Table
     """Yield the pieces, small ones together: every group of rows costs a few hundred bytes per column."""
     waiting: list[pa.Table] = []
     for piece in pieces:
-        arrow = table_to_arrow(piece)
-        if different := set(arrow.schema) ^ set(schema):
+        rows = numpy_dict_to_arrow({name: column.data for name, column in piece.columns.items()})
+        if different := set(rows.schema) ^ set(schema):
             names = ", ".join(sorted({field.name for field in different}))
             raise ValueError(f"Rows to be written to one table differ in their columns: {names}.")
-        waiting.append(arrow.select(schema.names).replace_schema_metadata(schema.metadata))
+        waiting.append(pa.Table.from_arrays(rows.select(schema.names).columns, schema=schema))
         if sum(len(group) for group in waiting) >= _ROWS_PER_GROUP:
             yield pa.concat_tables(waiting)
             waiting = []

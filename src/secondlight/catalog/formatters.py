@@ -13,7 +13,7 @@ from lsst.daf.butler import DatasetProvenance, FormatterV2
 from lsst.daf.butler.formatters.parquet import ParquetFormatter
 from lsst.resources import ResourcePath
 
-from .arrow_tables import TableStream, arrow_to_table, write_table
+from .arrow_tables import TableStream, arrow_to_table, write_arrow, write_table
 
 
 class TableFormatter(ParquetFormatter):
@@ -73,9 +73,7 @@ class ArrowFormatter(FormatterV2):
 
     def write_local_file(self, in_memory_dataset: Any, uri: ResourcePath) -> None:
         """Write the dataset to a local file."""
-        table = in_memory_dataset.to_arrow()
-        strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
-        pq.write_table(table, uri.ospath, compression="zstd", compression_level=1, use_dictionary=strings)
+        write_arrow(in_memory_dataset.to_arrow(), uri.ospath)
 
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """Read the dataset from a local file."""
