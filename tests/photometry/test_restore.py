@@ -189,7 +189,7 @@ def test_no_sky_is_told_from_what_was_replaced() -> None:
     assert not table.meta["exact"]
     assert list(table["x", "y"].iterrows()) == [(X0 + 70, Y0 + 60)]
     restored = restore_counts(published, background, replaced_pixels=table).image.array
-    assert (restored != counts).mean() > 0.01
+    assert (restored != counts).mean() > 0.1
     assert ulps(restored, counts).max() <= 1.0
 
 

@@ -26,7 +26,7 @@ from ..catalog.visit_image import replace_components
 from .calibrate import field_values, row_strips
 
 _ROUNDING = 1e-3  # a difference below this fraction of the noise is one of rounding
-_LARGEST_FRACTION = 0.01
+_LARGEST_FRACTION = 0.1
 
 
 class Flattening(TypedDict, total=False):
@@ -155,7 +155,7 @@ def unrestorable_pixels(
     table
         One row per pixel, ordered by ``y`` and ``x`` (parent pixels), with its ``counts``, and ``replaced``:
         whether another value was put in its place (as opposed to a difference in the last bit).  Where more
-        than 1 % of the pixels differ in the last bit, as in images without sky, these are left out, and
+        than 10 % of the pixels differ in the last bit, as in images without sky, these are left out, and
         ``exact`` in the metadata is False.
     """
     steps = Flattening(
