@@ -9,6 +9,7 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 from lsst.daf.butler import Butler, Config, DatasetType
@@ -24,6 +25,8 @@ from secondlight.tasks.consolidate_source import ConsolidateSourceTask
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 from secondlight.tasks.split_primary_source import SplitPrimarySourceConfig, SplitPrimarySourceTask
 from secondlight.tasks.standardize_source import StandardizeSourceConfig, StandardizeSourceTask
+
+from . import reprocess_scenes as scenes
 
 VISIT = 1 << 33
 NAMES = [column.name for column in PUBLISHED_COLUMNS]
@@ -346,3 +349,40 @@ def test_ids_that_are_not_unique_leave_no_table(repository: str) -> None:
     with Butler.from_config(repository, collections="published") as butler:
         found = butler.query_datasets("source_all", explain=False)
         assert 11 not in {ref.dataId["visit"] for ref in found}
+
+
+def test_footprints_beside_the_table(tmp_path: Path) -> None:
+    """What a final pass measured, read back from a repository: the table, and the footprints of its rows."""
+    task = ReprocessVisitImageTask(config=scenes.make_config())
+    result = task.run(**scenes.make_inputs(scenes.make_scene(blend=True)))
+    Butler.makeRepo(str(tmp_path), config=Config(ResourcePath("resource://secondlight/configs/butler.yaml")))
+    with Butler.from_config(str(tmp_path), writeable=True, run="test") as butler:
+        for name, storage_class in (("sources", "ArrowAstropy"), ("footprints", "SourceCatalogV2")):
+            dataset_type = DatasetType(f"{name}_detector", (), storage_class, universe=butler.dimensions)
+            butler.registry.registerDatasetType(dataset_type)
+        butler.put(result.sources, "sources_detector")
+        ref = butler.put(result.sources_footprints, "footprints_detector")
+        table, catalog = butler.get("sources_detector"), butler.get("footprints_detector")
+        path = butler.getURI(ref).ospath
+    expected = result.sources_footprints
+    assert table["id"].tolist() == catalog["id"].tolist() == expected["id"].tolist()
+    assert catalog.schema == expected.schema
+    assert catalog.footprints == expected.footprints
+    np.testing.assert_array_equal(table["base_FootprintArea_value"], catalog.footprints.areas())
+    assert catalog.metadata["heavy_footprint_unit"] == "adu"
+    assert table["base_PsfFlux_flux"].unit == u.nJy
+    assert table["coord_ra"].meta["ucd"] == "pos.eq.ra;meta.main"
+    for name, field in ((field.name, field) for field in expected.schema):
+        assert (table[name].unit or u.one) == u.Unit(field.unit or ""), name
+        assert table[name].description == (field.doc or None), name
+
+    rows = pq.read_table(path, columns=["footprint_span_x0", "footprint_span_x1", "footprint_heavy"])
+    areas = [
+        sum(x1 - x0 + 1 for x0, x1 in zip(row["footprint_span_x0"], row["footprint_span_x1"], strict=True))
+        for row in rows.to_pylist()
+    ]
+    assert areas == catalog.footprints.areas().tolist()
+    heavy = [len(values) for values in rows["footprint_heavy"].to_pylist()]
+    children = (catalog["parent"] != 0).tolist()
+    assert any(children)
+    assert heavy == [area if child else 0 for area, child in zip(areas, children, strict=True)]
