@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -12,19 +13,21 @@ from astropy.time import Time
 from lsst.images import Box, Image, ObservationSummaryStats, VisitImage
 from lsst.images.fields import ChebyshevField, SplineField
 from lsst.images.psfs import GaussianPointSpreadFunction, PointSpreadFunction
+from lsst.images.serialization import read_archive, write_archive
 
-from secondlight.background.fields import make_background
+from secondlight.background.fields import combine_backgrounds, make_background
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import replace_components
+from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
 from secondlight.photometry.depth import effective_time_scales, limiting_magnitude
 from secondlight.photometry.psf_statistics import distance_to_nearest_star, good_samples, grid_statistics
 from secondlight.photometry.summary_stats import (
     ComputeExposureSummaryStatsConfig,
     ComputeExposureSummaryStatsTask,
 )
-from tests.scenes import make_visit_image
+from tests.scenes import make_sky_projection, make_visit_image
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +243,19 @@ def test_wcs(task: ComputeExposureSummaryStatsTask) -> None:
     assert stats.zenithDistance == pytest.approx(90 - altitude, abs=1e-3)
 
 
+def test_zenith_distance_of_the_reference(task: ComputeExposureSummaryStatsTask) -> None:
+    box = Box.factory[0:100, 0:100]
+    info = makeObservationInfo(
+        location=EarthLocation.from_geodetic(-70.7366 * u.deg, -30.2407 * u.deg, 2650 * u.m),
+        datetime_begin=Time(59234.7083333334, format="mjd", scale="utc"),
+    )
+    stats = ObservationSummaryStats()
+    task.update_wcs_stats(stats, make_sky_projection(box, ra=300.0, dec=0.0), box, info)
+    assert stats.zenithDistance == pytest.approx(30.57112, abs=5e-5)
+    task.update_wcs_stats(stats, make_sky_projection(box, ra=300.0, dec=0.0), None, info)
+    assert math.isnan(stats.zenithDistance)
+
+
 def test_zenith_distance_needs_no_network(task: ComputeExposureSummaryStatsTask) -> None:
     image = make_image()
     site = EarthLocation.from_geodetic(-70.7 * u.deg, -30.2 * u.deg, 2600 * u.m)
@@ -274,6 +290,9 @@ def test_background(task: ComputeExposureSummaryStatsTask) -> None:
         image.bbox, cells, y=np.array([50.0, 130.0, 220.0]), x=np.array([60.0, 150.0, 220.0, 320.0])
     )
     assert task.run(image, None, make_background(field)).skyBg == np.median(cells)
+    other = ChebyshevField(image.bbox, np.array([[5.0]]))
+    both = combine_backgrounds(make_background(field), make_background(other))
+    assert task.run(image, None, both).skyBg == np.median(cells) + 5.0
     assert task.run(image, None, 7.5).skyBg == 7.5
     assert math.isnan(task.run(image, None, None).skyBg)
 
@@ -332,6 +351,34 @@ def test_magnitude_limit_of_an_image(
     assert stats.magLim == pytest.approx(expected)
 
 
+def test_magnitude_limit_from_statistics_alone(task: ComputeExposureSummaryStatsTask, tmp_path: Path) -> None:
+    """Gain and read noise of the image stay with its statistics, also in a file."""
+    image = make_image()
+    image.metadata |= {"GAIN": 1.7, "READ_NOISE": 6.0}
+    stats = task.run(image, None, 1000.0)
+    assert task.knows_electronics(stats)
+    path = tmp_path / "summary.fits"
+    write_archive(VisitSummary(1, [DetectorSummary(4, summary_stats=stats)]), path)
+    again = read_archive(path, VisitSummary).find(4).summary_stats
+    assert again == stats
+    again.magLim = math.nan
+    task.update_magnitude_limit_stats(again)
+    assert again.magLim == stats.magLim
+    again.psfArea *= 2
+    again.zeroPoint += 1
+    task.update_magnitude_limit_stats(again)
+    assert again.magLim == pytest.approx(
+        limiting_magnitude(
+            psf_area=2 * stats.psfArea, sky_background=1000.0, zero_point=stats.zeroPoint + 1,
+            read_noise=6.0, gain=1.7,
+        )
+    )  # fmt: skip
+    blank = ObservationSummaryStats()
+    assert not task.knows_electronics(blank)
+    task.update_magnitude_limit_stats(blank)
+    assert math.isnan(blank.magLim)
+
+
 def test_effective_time(caplog: pytest.LogCaptureFixture) -> None:
     config = ComputeExposureSummaryStatsConfig()
     config.fiducialPsfSigma["r"] = 1.56
@@ -356,8 +403,10 @@ def test_effective_time(caplog: pytest.LogCaptureFixture) -> None:
     assert math.isnan(unknown.effTime)
     assert math.isnan(unknown.effTimePsfSigmaScale)
     with caplog.at_level(logging.WARNING):
-        task.update_effective_time_stats(unknown, "")
+        task.update_effective_time_stats(stats, "")
     assert "no band" in caplog.text
+    for name in ("effTime", "effTimePsfSigmaScale", "effTimeSkyBgScale", "effTimeZeroPointScale"):
+        assert math.isnan(getattr(stats, name)), name
 
 
 def test_effective_time_limits() -> None:
