@@ -86,7 +86,7 @@ def test_photometric_calibration_that_is_no_positive_number(mean: float) -> None
 def test_inputs_that_the_configuration_needs(ratio_task: ReprocessVisitImageTask) -> None:
     task = ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True))
     assert_refused(task, "no initial_photo_calib")
-    assert_refused(ratio_task, "no background_to_photometric_ratio")
+    assert_refused(ratio_task, "background_to_photometric_ratio was not given")
 
 
 def test_a_visit_summary_has_each_detector_once() -> None:
@@ -258,7 +258,7 @@ def test_no_stars_of_the_detector(
     inputs["calib_sources"] = keep(inputs["calib_sources"])
     with caplog.at_level(logging.WARNING, logger="secondlight"):
         result = default_task().run(**inputs)
-    assert f"{WHERE} has no calibration stars" in caplog.text
+    assert f"{WHERE}: no source is one of 0 calibration stars" in caplog.text
     assert len(result.sources) == len(default_outputs().sources)
     assert not result.sources["calib_psf_candidate"].any()
     assert result.exposure.summary_stats.nPsfStar == 0

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lsst.images import Box
 
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.sky.matching import match_pairs
 from secondlight.tasks._calib_stars import PSF_FLAGS, flag_calib_sources
 from tests.parity.pack import load_pack
+from tests.scenes import make_sky_projection
 
 RADIUS = 0.2
 ARCSEC = 1 / 3600
@@ -55,10 +57,10 @@ def make_stars(ra: Sequence[float], dec: Sequence[float], **columns: Any) -> ast
     return table
 
 
-def flagged(sources: SourceCatalog, stars: astropy.table.Table, name: str = FLAGS[0]) -> list[int]:
-    """Return the rows that get a flag."""
-    flag_calib_sources(sources, stars, detector=4, radius_arcsec=RADIUS)
-    return np.flatnonzero(sources[name]).tolist()
+def flagged(sources: SourceCatalog, stars: astropy.table.Table, **options: Any) -> list[int]:
+    """Return the rows that are calibration stars."""
+    flag_calib_sources(sources, stars, detector=4, radius_arcsec=RADIUS, **options)
+    return np.flatnonzero(sources["calib_psf_candidate"]).tolist()
 
 
 def test_flags_go_to_the_right_one_of_two_close_stars() -> None:
@@ -183,6 +185,22 @@ def test_other_units_and_masked_values() -> None:
     stars["calib_psf_used"] = used
     assert flagged(sources, stars) == [0, 2]
     assert sources["calib_psf_used"].tolist() == [True, False, False]
+
+
+def test_a_new_astrometric_solution_does_not_part_stars_from_sources() -> None:
+    """Positions in pixels count where the table has them; its coordinates are those of the first pass."""
+    box = Box.factory[0:100, 0:100]
+    projection = make_sky_projection(box, ra=10.0, dec=5.0)
+    x, y = np.array([20.0, 50.0, 80.0]), np.array([30.0, 60.0, 10.0])
+    sky = projection.pixel_to_sky(x=x, y=y)
+    sources = make_sources(sky.ra.deg, sky.dec.deg)
+    stars = make_stars(sky.ra.deg, sky.dec.deg + 0.5 * ARCSEC)
+    assert flagged(sources, stars, wcs=projection) == []
+    stars["coord_dec"][2] -= np.radians(0.5 * ARCSEC)
+    stars["slot_Centroid_x"], stars["slot_Centroid_y"] = x, y
+    stars["slot_Centroid_x"][2] = np.nan  # this one has to do with its coordinates
+    assert flagged(sources, stars) == [2]
+    assert flagged(sources, stars, wcs=projection) == [0, 1, 2]
 
 
 positions = st.lists(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import astropy.table
 import astropy.units as u
 import numpy as np
+from lsst.images import SkyProjection
 
 from ..catalog.source_catalog import SourceCatalog
 from ..sky.matching import match_nearest
@@ -36,6 +37,7 @@ OTHER_CALIB_FLAGS = (
 """Flags that the final pass declares and never sets."""
 
 _ID_COLUMNS = ("sourceId", "id")
+_PIXEL_COLUMNS = ("slot_Centroid_x", "slot_Centroid_y")
 _NEEDED = ("detector", "coord_ra", "coord_dec", *PSF_FLAGS)
 
 
@@ -55,8 +57,9 @@ def read_calib_sources(handle: Any) -> astropy.table.Table:
     handle
         Handle of the table.
     """
-    known = handle.get(component="columns")
-    return handle.get(parameters={"columns": [name for name in known if name in (*_NEEDED, *_ID_COLUMNS)]})
+    wanted = {*_NEEDED, *_ID_COLUMNS, *_PIXEL_COLUMNS}
+    columns = [name for name in handle.get(component="columns") if name in wanted]
+    return handle.get(parameters={"columns": columns})
 
 
 def check_calib_sources(where: str, table: astropy.table.Table | None) -> None:
@@ -79,13 +82,21 @@ def check_calib_sources(where: str, table: astropy.table.Table | None) -> None:
 
 
 def flag_calib_sources(
-    sources: SourceCatalog, calib_sources: astropy.table.Table, *, detector: int, radius_arcsec: float
+    sources: SourceCatalog,
+    calib_sources: astropy.table.Table,
+    *,
+    detector: int,
+    radius_arcsec: float,
+    wcs: SkyProjection[Any] | None = None,
 ) -> CalibStarMatch:
     """Copy the flags of stars to the sources they are.
 
     A star and a source match if each is the nearest of the other on the sphere, within the radius.  Sources
     that were split and sky sources match nothing.  A star that the table has twice, by its id, counts once:
     its first row.
+
+    The coordinates of the table are those of the first pass.  Where it has positions in pixels too, these
+    are put on the sky by ``wcs``, so that a new astrometric solution does not part stars from their sources.
 
     Parameters
     ----------
@@ -97,6 +108,8 @@ def flag_calib_sources(
         Detector of the sources; stars of others are left out.
     radius_arcsec
         Largest distance of a star to its source, arcsec.
+    wcs
+        Final sky projection of the detector, which the coordinates of the sources come from.
     """
     for name in PSF_FLAGS:
         sources[name] = False
@@ -104,7 +117,7 @@ def flag_calib_sources(
     n_stars = len(stars)
     stars = stars[_first_rows(stars)]
     rows = _candidates(sources)
-    star_ra, star_dec = _degrees(stars, "coord_ra"), _degrees(stars, "coord_dec")
+    star_ra, star_dec = _star_positions(stars, wcs)
     ra, dec = (np.degrees(sources[name][rows]) for name in ("coord_ra", "coord_dec"))
     if not len(stars) or not len(rows):
         return CalibStarMatch(n_stars, n_stars - len(stars), 0)
@@ -115,6 +128,20 @@ def flag_calib_sources(
         values = np.ma.filled(stars[name], False)
         sources[name][rows[nearest_row[mutual]]] = np.asarray(values, dtype=bool)[mutual]
     return CalibStarMatch(n_stars, n_stars - len(stars), int(mutual.sum()))
+
+
+def _star_positions(
+    stars: astropy.table.Table, wcs: SkyProjection[Any] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of stars in degrees, by the given projection where their pixels are known."""
+    ra, dec = _degrees(stars, "coord_ra"), _degrees(stars, "coord_dec")
+    if wcs is not None and all(name in stars.colnames for name in _PIXEL_COLUMNS):
+        x, y = (_floats(stars[name]) for name in _PIXEL_COLUMNS)
+        known = np.isfinite(x) & np.isfinite(y)
+        if known.any():
+            sky = wcs.pixel_to_sky(x=x[known], y=y[known])
+            ra[known], dec[known] = sky.ra.deg, sky.dec.deg
+    return ra, dec
 
 
 def _candidates(sources: SourceCatalog) -> np.ndarray:
@@ -140,6 +167,9 @@ def _first_rows(stars: astropy.table.Table) -> np.ndarray:
 
 def _degrees(table: astropy.table.Table, name: str) -> np.ndarray:
     """Return an angle column in degrees, NaN where it is masked; radians are assumed where it has no unit."""
-    column = table[name]
-    values = np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)
-    return np.asarray(values * u.Unit(column.unit or u.rad).to(u.deg))
+    return np.asarray(_floats(table[name]) * u.Unit(table[name].unit or u.rad).to(u.deg))
+
+
+def _floats(column: astropy.table.Column) -> np.ndarray:
+    """Return the numbers of a column, NaN where they are masked."""
+    return np.array(np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan))

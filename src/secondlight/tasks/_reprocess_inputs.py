@@ -11,6 +11,7 @@ __all__ = (
     "check_preliminary_mask",
     "final_calibrations",
     "image_name",
+    "initial_calibration",
     "usable_ratio",
 )
 
@@ -126,8 +127,24 @@ def check_preliminary_mask(where: str, mask: Mask | None, bbox: Box) -> None:
         raise ValueError(f"{where}: preliminary_mask covers {mask.bbox}, but the image has {bbox}.")
 
 
-def usable_ratio(where: str, ratio: Image, bbox: Box) -> Image:
-    """Return the flat ratio on the pixels of an image, NaN where it is not a positive number.
+def initial_calibration(where: str, calibration: PhotoCalib | None, *, needed: bool) -> PhotoCalib | None:
+    """Return the initial photometric calibration if it is needed.
+
+    Raises
+    ------
+    ValueError
+        Raised if it is then missing, or no positive number.
+    """
+    if not needed:
+        return None
+    if calibration is None:
+        raise ValueError(f"{where}: remove_initial_photo_calib is set, but no initial_photo_calib was given.")
+    check_calibrations(where, initial_photo_calib=calibration)
+    return calibration
+
+
+def usable_ratio(where: str, ratio: Image | None, bbox: Box, *, needed: bool) -> Image | None:
+    """Return the flat ratio on the pixels of an image if it is needed.
 
     Parameters
     ----------
@@ -137,13 +154,25 @@ def usable_ratio(where: str, ratio: Image, bbox: Box) -> Image:
         Background flat over photometric flat; not changed.
     bbox
         Pixels of the image.
+    needed
+        Whether the image is to be flattened for sources.
+
+    Returns
+    -------
+    ratio
+        The ratio, NaN where it is not a positive number.
 
     Raises
     ------
     ValueError
-        Raised if the ratio is no `lsst.images.Image`, does not cover the image, or has no usable pixel.
+        Raised if the ratio is missing or no `lsst.images.Image`, does not cover the image, or has no usable
+        pixel.
     """
+    if not needed:
+        return None
     name = f"{where}: background_to_photometric_ratio"
+    if ratio is None:
+        raise ValueError(f"{name} was not given, but do_apply_flat_background_ratio is set.")
     if not isinstance(ratio, Image):
         raise ValueError(f"{name} must be an Image, not {type(ratio).__name__}.")
     if not ratio.bbox.contains(bbox):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import astropy.table
 import astropy.units as u
 import numpy as np
-from lsst.images import BackgroundMap, Box, Image, Mask, ObservationSummaryStats, SkyProjection, VisitImage
+from lsst.images import BackgroundMap, Image, Mask, ObservationSummaryStats, SkyProjection, VisitImage
 from lsst.images.fields import BaseField
 from lsst.images.psfs import PointSpreadFunction
 from lsst.pipe.base import (
@@ -243,11 +243,18 @@ class ReprocessVisitImageTask(PipelineTask):
         checks.check_preliminary_mask(where, preliminary_mask, exposure.bbox)
         checks.check_id_generator(where, id_generator)
         check_calib_sources(where, calib_sources)
-        initial_photo_calib = self._initial_photo_calib(where, initial_photo_calib)
+        initial_photo_calib = checks.initial_calibration(
+            where, initial_photo_calib, needed=self.config.remove_initial_photo_calib
+        )
         unit = exposure.unit if initial_photo_calib is None else u.nJy
         checks.check_background(where, background, exposure.bbox, unit=unit)
         background = with_unit(background, unit)
-        ratio = self._ratio(where, background_to_photometric_ratio, exposure.bbox)
+        ratio = checks.usable_ratio(
+            where,
+            background_to_photometric_ratio,
+            exposure.bbox,
+            needed=self.config.do_apply_flat_background_ratio,
+        )
         copy_mask_planes(exposure, preliminary_mask, self.config.copyMaskPlanes)
         if ratio is not None and (n_bad := mark_unknown_ratio(exposure, ratio)):
             self.log.warning("%s: %d pixels without a usable flat ratio get NO_DATA.", where, n_bad)
@@ -270,7 +277,7 @@ class ReprocessVisitImageTask(PipelineTask):
             measured = self._measure(exposure, detected, id_generator)
             measured["visit"] = visit_of(exposure) if visit is None else visit
             measured["detector"] = exposure.detector.id
-            self._match_calib_sources(where, measured, calib_sources, exposure.detector.id)
+            self._match_calib_sources(exposure, measured, calib_sources)
             sources = measured
             self.post_calculations.run(sources, exposure, photo_calib=photo_calib)
             stats = self._summarize(exposure, sources, background, initial_photo_calib)
@@ -288,28 +295,6 @@ class ReprocessVisitImageTask(PipelineTask):
         return result
 
     # Steps ------------------------------------------------------------------------------------------------
-
-    def _initial_photo_calib(self, where: str, calibration: PhotoCalib | None) -> PhotoCalib | None:
-        """Return the initial calibration if it is to be removed."""
-        if not self.config.remove_initial_photo_calib:
-            return None
-        if calibration is None:
-            raise ValueError(
-                f"{where}: remove_initial_photo_calib is set, but no initial_photo_calib was given."
-            )
-        checks.check_calibrations(where, initial_photo_calib=calibration)
-        return calibration
-
-    def _ratio(self, where: str, ratio: Image | None, bbox: Box) -> Image | None:
-        """Return the flat ratio on the pixels of the image if it is to be applied."""
-        if not self.config.do_apply_flat_background_ratio:
-            return None
-        if ratio is None:
-            raise ValueError(
-                f"{where}: do_apply_flat_background_ratio is set, but no background_to_photometric_ratio was "
-                "given."
-            )
-        return checks.usable_ratio(where, ratio, bbox)
 
     def _detect(
         self, exposure: VisitImage, background: BackgroundMap, ratio: Image | None, id_generator: IdGenerator
@@ -341,16 +326,21 @@ class ReprocessVisitImageTask(PipelineTask):
         return sources
 
     def _match_calib_sources(
-        self, where: str, sources: SourceCatalog, calib_sources: astropy.table.Table, detector: int
+        self, exposure: VisitImage, sources: SourceCatalog, calib_sources: astropy.table.Table
     ) -> None:
         """Copy the PSF flags of calibration stars to the sources they are."""
+        where = checks.image_name(exposure)
         match = flag_calib_sources(
-            sources, calib_sources, detector=detector, radius_arcsec=self.config.calib_match_radius
+            sources,
+            calib_sources,
+            detector=exposure.detector.id,
+            radius_arcsec=self.config.calib_match_radius,
+            wcs=exposure.sky_projection,
         )
         if match.n_repeated:
             self.log.warning("%s: %d rows of calibration stars repeat a star.", where, match.n_repeated)
-        if not match.n_stars:
-            self.log.warning("%s has no calibration stars.", where)
+        if not match.n_matched:
+            self.log.warning("%s: no source is one of %d calibration stars.", where, match.n_stars)
         self.log.info("Matched %d of %d calibration stars.", match.n_matched, match.n_stars)
 
     def _summarize(
