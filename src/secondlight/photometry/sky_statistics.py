@@ -4,15 +4,20 @@ from __future__ import annotations
 
 __all__ = ("box_corners", "pixel_scale", "zenith_distance")
 
+import functools
 import math
 import warnings
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 from astro_metadata_translator import ObservationInfo
 from astropy.coordinates import AltAz, SkyCoord
 from astropy.utils import iers
 from lsst.images import Box, SkyProjection
+
+_END_OF_TIME = 1e6
+"""A day that no observation reaches, MJD."""
 
 
 def box_corners(bbox: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +38,20 @@ def pixel_scale(sky_projection: SkyProjection[Any], *, x: float, y: float) -> fl
     return math.degrees(math.sqrt(float(area))) * 3600
 
 
+@functools.cache
+def _earth_rotation() -> iers.IERS:
+    """Return how the Earth turned, from the file that comes with astropy; later, as at its end.
+
+    astropy takes half a second to read its own tables, longer than all the other statistics take together.
+    """
+    rows = np.loadtxt(iers.IERS_B_FILE, usecols=(4, 5, 6, 7))
+    rows = np.append(rows, [[_END_OF_TIME, *rows[-1, 1:]]], axis=0)
+    units = {"MJD": u.d, "PM_x": u.arcsec, "PM_y": u.arcsec, "UT1_UTC": u.s}
+    return iers.IERS(
+        {name: values * unit for (name, unit), values in zip(units.items(), rows.T, strict=True)}
+    )
+
+
 def zenith_distance(sky: SkyCoord, obs_info: ObservationInfo | None) -> float:
     """Return the zenith distance in the middle of an observation, degrees; NaN without place or time."""
     if obs_info is None or obs_info.location is None or obs_info.datetime_begin is None:
@@ -40,12 +59,7 @@ def zenith_distance(sky: SkyCoord, obs_info: ObservationInfo | None) -> float:
     time = obs_info.datetime_begin
     if obs_info.datetime_end is not None:
         time = time + 0.5 * (obs_info.datetime_end - time)
-    # Polar motion and leap seconds do not matter here: never reach out to the network for their latest
-    # values, and take far-off dates as they come.
-    with (
-        warnings.catch_warnings(action="ignore"),
-        iers.conf.set_temp("auto_download", False),
-        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
-    ):
+    # A far-off date is taken as it comes.
+    with warnings.catch_warnings(action="ignore"), iers.earth_orientation_table.set(_earth_rotation()):
         altitude = sky.transform_to(AltAz(obstime=time, location=obs_info.location)).alt
     return 90.0 - float(altitude.deg)
