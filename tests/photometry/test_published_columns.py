@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -20,10 +21,18 @@ from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 
 from .source_table_page import PAGE, generated, not_measured, page_with
 
+NAMES_OF_DP2 = Path(__file__).with_name("public_source_columns.txt")
 BY_NAME = {column.name: column for column in PUBLISHED_COLUMNS}
 
 
 def test_the_public_table_is_complete() -> None:
+    """The names of the Source table of Data Preview 2, where every row is primary."""
+    names = NAMES_OF_DP2.read_text(encoding="utf-8").split()
+    assert len(names) == 156
+    assert set(BY_NAME) == {*names, "detect_isPrimary"}
+
+
+def test_units_and_types_are_those_of_the_public_table() -> None:
     """Numbers of columns by unit and by type, counted in the public schema (sdm_schemas, drp_base)."""
     assert len(BY_NAME) == len(PUBLISHED_COLUMNS) == 157
     units = Counter(column.unit for column in PUBLISHED_COLUMNS)

@@ -52,12 +52,15 @@ class SplitPrimarySourceConnections(PipelineTaskConnections, dimensions=_VISIT):
 class SplitPrimarySourceConfig(PipelineTaskConfig, pipelineConnections=SplitPrimarySourceConnections):
     """Configuration of `SplitPrimarySourceTask`."""
 
-    primary_flag_column = Field[str](doc="Flag of the primary rows.", default="detect_isPrimary")
+    primary_flag_column = Field[str](
+        doc="Flag of the primary rows; in neither table, as all its values would be the same.",
+        default="detect_isPrimary",
+    )
     discard_primary_columns = ListField[str](
-        doc="Columns to leave out of the primary table; those it lacks are ignored.", default=[]
+        doc="Further columns to leave out of the primary table; those it lacks are ignored.", default=[]
     )
     discard_nonprimary_columns = ListField[str](
-        doc="Columns to leave out of the other table; those it lacks are ignored.", default=[]
+        doc="Further columns to leave out of the other table; those it lacks are ignored.", default=[]
     )
 
 
@@ -96,7 +99,8 @@ class SplitPrimarySourceTask(PipelineTask):
         Returns
         -------
         struct
-            ``primary`` and ``nonprimary``: the rows with and without the flag, in the order of the input.
+            ``primary`` and ``nonprimary``: the rows with and without the flag, in the order of the input and
+            without the column of the flag.
 
         Raises
         ------
@@ -110,8 +114,8 @@ class SplitPrimarySourceTask(PipelineTask):
         if flag.dtype != np.bool_:
             raise ValueError(f"The column {name} to split the sources by is of {flag.dtype}, expected flags.")
         result = Struct(
-            primary=_part(full, flag, self.config.discard_primary_columns),
-            nonprimary=_part(full, ~flag, self.config.discard_nonprimary_columns),
+            primary=_part(full, flag, [name, *self.config.discard_primary_columns]),
+            nonprimary=_part(full, ~flag, [name, *self.config.discard_nonprimary_columns]),
         )
         self.log.info("%d of %d sources are primary.", len(result.primary), len(full))
         return result
