@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from secondlight.measurement.noise_replacement import NoiseReplacement, NoiseReplacerConfig
+
 from .end_to_end import SEEDS, run_end_to_end
 from .end_to_end_columns import cause_of, explained, spreads, with_rules_explained
 from .yardstick import Spread, measure_spread
@@ -62,6 +64,22 @@ def test_the_noise_is_as_large_as_it_says(data_dir: Path, name: str) -> None:
     assert not np.array_equal(
         first["base_CircularApertureFlux_70_0_instFlux"], second["base_CircularApertureFlux_70_0_instFlux"]
     )
+
+
+def test_the_noise_is_that_of_the_reference(data_dir: Path, name: str) -> None:
+    """Noise of the same mean and scatter replaces sources; with more of it the yardstick would be too long."""
+    run = run_end_to_end(data_dir, name, reference_rules=True)
+    pack = run.pack
+    image = pack.repaired_image()
+    config = NoiseReplacerConfig()
+    replaced = NoiseReplacement.from_sources(image, run.catalog, config=config, seed=SEEDS[0]).image
+    x0, y0 = pack.xy0
+    sources = run.catalog.footprints.to_mask(image.bbox.shape, x0=x0, y0=y0)
+    ours, theirs = replaced[sources], pack.noise_replaced.values
+    print(f"{name}: {ours.mean():.3f} +- {ours.std():.3f}, theirs {theirs.mean():.3f} +- {theirs.std():.3f}")
+    error = theirs.std() / np.sqrt(len(ours))
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=6 * error)
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.01)
 
 
 @pytest.mark.parametrize("change", ["offset", "scatter", "flags"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,21 @@ from secondlight.tasks.finalize_characterization import (
     FinalizeCharacterizationDetectorTask,
 )
 
+from .agreement import exemption
+from .characterization import characterize, final_spreads
 from .pack import FinalizePack, load_finalize_pack
 
 pytestmark = pytest.mark.realdata
+
+# Largest relative differences of a correction and of its error.  Small apertures are shifted as a whole here;
+# the reference's composite models do not repeat, and its errors are those before the last clip.
+AP_CORR_LIMITS = {
+    r"ext_convolved_ConvolvedFlux_[0-3]_3_3": (0.05, 0.6),
+    r"modelfit_CModel": (2e-3, 0.25),
+    r"ext_gaap": (5e-4, 0.02),
+    r"(ext_convolved|ext_photometryKron)": (1e-4, 0.02),
+    r"base_": (1e-6, 1e-4),
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +45,8 @@ def task() -> FinalizeCharacterizationDetectorTask:
 
 
 @pytest.fixture(scope="module")
-def result(pack: FinalizePack, task: FinalizeCharacterizationDetectorTask) -> Struct:
-    return task.run(
-        visit=pack.visit,
-        band="r",
-        detector=pack.detector,
-        isolated_star_cat_dict={tract: pack.isolated_star_cat(tract) for tract in pack.tracts},
-        isolated_star_source_dict={tract: pack.isolated_star_sources(tract) for tract in pack.tracts},
-        src=pack.src,
-        exposure=pack.exposure(),
-    )
+def result(pack: FinalizePack, data_dir: Path) -> Struct:
+    return characterize(data_dir)
 
 
 def test_same_sources_are_selected(pack: FinalizePack, task: FinalizeCharacterizationDetectorTask) -> None:
@@ -73,7 +78,6 @@ def test_same_stars_are_reserved(pack: FinalizePack, task: FinalizeCharacterizat
     )
 
 
-@pytest.mark.slow
 def test_flags_and_copied_columns(pack: FinalizePack, result: Struct) -> None:
     ours, theirs = result.output_table, pack.finalized_src
     for name in (
@@ -86,7 +90,6 @@ def test_flags_and_copied_columns(pack: FinalizePack, result: Struct) -> None:
     assert ours["calib_psf_used"].sum() == pack.meta["n_used"]
 
 
-@pytest.mark.slow
 def test_psf(pack: FinalizePack, result: Struct) -> None:
     psf = result.psf_ap_corr_cat.find(pack.detector).psf
     stored = pack.final_psf_stamps
@@ -103,25 +106,47 @@ def test_psf(pack: FinalizePack, result: Struct) -> None:
         np.testing.assert_allclose(shapes[:, k], stored[f"shape_{axis}"], atol=1e-5)
 
 
-@pytest.mark.slow
-def test_aperture_corrections(pack: FinalizePack, result: Struct) -> None:
+@pytest.mark.parametrize("kind", ["instFlux", "instFluxErr"])
+def test_aperture_corrections(pack: FinalizePack, result: Struct, kind: str) -> None:
+    """Every flux has the reference's correction, within what is listed of it."""
     ours = result.psf_ap_corr_cat.find(pack.detector).aperture_corrections
     theirs = pack.final_aperture_corrections
+    assert set(ours) == set(theirs)
     x, y = np.meshgrid(
         np.linspace(pack.bbox.x.min, pack.bbox.x.max, 9), np.linspace(pack.bbox.y.min, pack.bbox.y.max, 9)
     )
-    for name in ("base_PsfFlux", "base_GaussianFlux"):
-        field, reference = ours[f"{name}_instFlux"](x=x, y=y), theirs[f"{name}_instFlux"](x=x, y=y)
+    fields = {name: (ours[name](x=x, y=y), theirs[name](x=x, y=y)) for name in theirs if name.endswith(kind)}
+    assert len(fields) == len(theirs) / 2
+    for name, (field, reference) in fields.items():
+        if np.isnan(reference).all() or not reference.any():
+            assert np.isnan(field).all() or not field.any(), name
+            continue
         difference = np.abs(field / reference - 1).max()
-        print(f"aperture correction of {name}: {difference:.1e}")
-        assert difference < 1e-6
+        allowed = next(limits for pattern, limits in AP_CORR_LIMITS.items() if re.match(pattern, name))
+        print(f"{name}: {difference:.1e}")
+        assert difference < allowed[kind != "instFlux"], name
     # Carried over from the image.
     carried = "base_CompensatedTophatFlux_12_instFlux"
     np.testing.assert_array_equal(ours[carried](x=x, y=y), theirs[carried](x=x, y=y))
 
 
-@pytest.mark.slow
+def test_every_column(data_dir: Path) -> None:
+    """As near to the reference as to runs with other noise, or different for a listed reason."""
+    found = final_spreads(data_dir)
+    bad = [s for s in found.values() if not s.in_parity and exemption(s.column) is None]
+    assert not bad, "\n".join(map(str, bad))
+    assert len(found) > 470
+
+
+def test_columns_exist(pack: FinalizePack, result: Struct) -> None:
+    """What the tables do not share is the time that fits took, and more flags than the reference has."""
+    ours, theirs = set(result.output_table.colnames), set(pack.finalized_src.to_astropy().colnames)
+    assert all(name.endswith("_time") for name in theirs - ours)
+    assert all(name.startswith("ext_gaap_GaapFlux_flag_badCentroid") for name in ours - theirs)
+
+
 def test_fluxes_and_shapes(pack: FinalizePack, result: Struct) -> None:
+    """With our own PSF and noise the stars have the reference's fluxes and shapes."""
     ours, theirs = result.output_table, pack.finalized_src
     for name in (
         "base_PsfFlux_instFlux", "base_PsfFlux_instFluxErr", "base_GaussianFlux_instFlux",
@@ -130,3 +155,4 @@ def test_fluxes_and_shapes(pack: FinalizePack, result: Struct) -> None:
         scale = np.abs(theirs[name])
         difference = np.max(np.abs(ours[name] - theirs[name]) / scale)
         print(f"{name}: {difference:.1e}")
+        assert difference < 1e-6, name

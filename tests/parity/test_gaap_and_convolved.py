@@ -12,7 +12,7 @@ from secondlight.measurement.plugins.gaap_flux import GaapFluxConfig
 
 from .pack import FinalizePack, load_finalize_pack
 from .replay import Replayed
-from .table import replay
+from .replay_page import replay
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
