@@ -4,28 +4,21 @@ from __future__ import annotations
 
 __all__ = ("PIPELINES", "run_pipeline")
 
-import multiprocessing
+import contextlib
 import sys
 from collections.abc import Sequence
 
 import click
 from lsst.ctrl.mpexec.cli.pipetask import cli as pipetask
+from lsst.daf.butler import Butler, MissingCollectionError
 from lsst.daf.butler.cli.progress import ClickProgressHandler
 from lsst.daf.butler.progress import Progress
 from lsst.resources import ResourcePath
 
+from .workers import prepare_workers
+
 PIPELINES = "resource://secondlight/pipelines/"
 """Where the pipelines that come with the package are."""
-
-# What every quantum imports; the fork server imports it once, and its children start with all of it in place.
-_PRELOAD = (
-    "lsst.ctrl.mpexec",
-    "lsst.daf.butler.direct_butler",
-    "secondlight.tasks.calibrate_image",
-    "secondlight.tasks.finalize_characterization",
-    "secondlight.tasks.reprocess_visit_image",
-    "secondlight.tasks.simulate_detector",
-)
 
 
 def run_pipeline(
@@ -37,6 +30,7 @@ def run_pipeline(
     where: str = "",
     processes: int = 1,
     extend_run: bool = False,
+    resume: bool = False,
     extra: Sequence[str] = (),
     log_level: str = "INFO",
 ) -> int:
@@ -57,6 +51,9 @@ def run_pipeline(
         Number of processes.
     extend_run
         Whether ``output`` is an existing RUN collection itself, to which only what is missing is added.
+    resume
+        Whether to go on with the last run of ``output``: what is complete is kept, what was left half done
+        is done again.  If there is no run yet, one is started.
     extra
         More arguments for ``pipetask run``.
     log_level
@@ -69,7 +66,8 @@ def run_pipeline(
     """
     if sys.stderr.isatty():
         Progress.set_handler(ClickProgressHandler())
-    multiprocessing.set_forkserver_preload(list(_PRELOAD))
+    if processes > 1:
+        prepare_workers()
     # The middleware looks for optional packages that nothing here uses, once per process.
     quiet = "lsst.daf.butler._storage_class=ERROR"
     arguments = [
@@ -85,14 +83,20 @@ def run_pipeline(
     ]
     arguments += ["-i", inputs, "-j", str(processes), "--register-dataset-types"]
     arguments += ["--start-method", "forkserver"]
-    if extend_run:
-        arguments += ["--output-run", output, "--extend-run", "--clobber-outputs"]
-    else:
-        arguments += ["-o", output]
+    arguments += ["--output-run" if extend_run else "-o", output]
+    if extend_run or (resume and _has_runs(repository, output)):
+        arguments += ["--extend-run", "--clobber-outputs"]
     if where:
         arguments += ["-d", where]
     result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)
     return int(result or 0)
+
+
+def _has_runs(repository: str, output: str) -> bool:
+    """Return whether a chain of collections exists and holds any."""
+    with Butler.from_config(repository) as butler, contextlib.suppress(MissingCollectionError):
+        return bool(butler.collections.get_info(output).children)
+    return False
 
 
 def find_pipeline(name: str) -> str:

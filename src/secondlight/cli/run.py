@@ -24,6 +24,11 @@ from .simulate import simulate_command
 @click.option("--output", "-o", required=True, help="Collection for the outputs.")
 @click.option("--where", "-d", default="", help="Selection of data, as for pipetask.")
 @click.option("--processes", "-j", default=1, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--resume", is_flag=True,
+    help="Go on with the last run of OUTPUT, after an interruption or an error: what is complete is kept, "
+    "the rest is done. Starts a run if there is none.",
+)  # fmt: skip
 @click.option("--log-level", default="INFO", show_default=True, help="Level of the messages shown.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
 def run_command(
@@ -33,6 +38,7 @@ def run_command(
     output: str,
     where: str,
     processes: int,
+    resume: bool,
     log_level: str,
     more: tuple[str, ...],
 ) -> None:
@@ -47,6 +53,7 @@ def run_command(
         output=output,
         where=where,
         processes=processes,
+        resume=resume,
         extra=more,
         log_level=log_level,
     )

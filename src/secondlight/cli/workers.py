@@ -1,0 +1,71 @@
+"""Worker processes that start with everything in place: modules imported, compiled kernels loaded."""
+
+from __future__ import annotations
+
+__all__ = ("load_kernels", "prepare_workers")
+
+import multiprocessing
+import multiprocessing.forkserver
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from lsst.utils.threads import disable_implicit_threading
+from numba.core.dispatcher import Dispatcher
+
+_PRELOAD = "secondlight.cli.preload"
+
+
+def prepare_workers() -> None:
+    """Start the process that workers are forked from.
+
+    It imports and loads what workers need while this process goes on, for instance to build a quantum graph.
+    """
+    # Libraries look at their number of threads when they are imported.
+    disable_implicit_threading()
+    multiprocessing.set_forkserver_preload([_PRELOAD])
+    multiprocessing.forkserver.ensure_running()
+
+
+def load_kernels(package: str = "secondlight") -> int:
+    """Load the compiled kernels of all imported modules of a package from numba's cache.
+
+    A kernel that others call is a part of those already, so only the outermost ones are loaded, for all types
+    of arguments that the cache of this machine has.  What it does not have is compiled when it is first used.
+
+    Parameters
+    ----------
+    package
+        Name of the package.
+
+    Returns
+    -------
+    int
+        How many kernels were loaded, counting one of several types of arguments several times.
+    """
+    modules = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
+    kernels = {value for module in modules for value in vars(module).values() if _is_cached(value)}
+    inner = {called for kernel in kernels for called in _called_by(kernel)}
+    return sum(_load(kernel) for kernel in kernels - inner)
+
+
+def _is_cached(value: Any) -> bool:
+    return isinstance(value, Dispatcher) and hasattr(getattr(value, "_cache", None), "_cache_file")
+
+
+def _called_by(kernel: Any) -> Iterator[Any]:
+    """Yield the functions that a kernel names."""
+    function = kernel.py_func
+    named = (function.__globals__.get(name) for name in function.__code__.co_names)
+    return (value for value in named if isinstance(value, Dispatcher))
+
+
+def _load(kernel: Any) -> int:
+    """Load a kernel for all types of arguments in the cache, and return how many there are."""
+    # Numba has no public way to ask what is in its cache.
+    cache = kernel._cache
+    machine = kernel.targetctx.codegen()
+    keys = [key for key in cache._cache_file._load_index() if key == cache._index_key(key[0], machine)]
+    for signature, *_ in keys:
+        kernel.compile(signature)
+    return len(keys)
