@@ -55,3 +55,24 @@ def test_rubin_names() -> None:
 def test_subset_of_a_pipeline() -> None:
     graph = Pipeline.from_uri(find_pipeline("secondlight#reprocess")).to_graph()
     assert set(graph.tasks) == {"reprocessVisitImage"}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_ends_in_the_tables_of_visits(name: str) -> None:
+    graph = Pipeline.from_uri(find_pipeline(name)).to_graph()
+    measured = "source_unstandardized" if name == "rubin-names" else "sources_detector"
+    chain = [
+        (measured, "standardizeSource", {"source_detector"}),
+        ("source_detector", "consolidateSource", {"source_all"}),
+        ("source_all", "splitPrimarySource", {"source", "source_nonprimary"}),
+    ]
+    for dataset_type, task, made in chain:
+        assert task in {node.label for node in graph.consumers_of(dataset_type)}
+        assert {edge.dataset_type_name for edge in graph.tasks[task].outputs.values()} == made
+    assert graph.producer_of(measured) is not None
+
+
+@pytest.mark.parametrize("name", ["secondlight", "final-pass", "rubin-names", "sdss/secondlight"])
+def test_subset_of_the_source_tables(name: str) -> None:
+    graph = Pipeline.from_uri(find_pipeline(f"{name}#source_tables")).to_graph()
+    assert set(graph.tasks) == {"standardizeSource", "consolidateSource", "splitPrimarySource"}
