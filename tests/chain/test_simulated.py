@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from lsst.daf.butler import Butler
 from scipy.spatial import KDTree
+
+from secondlight.photometry.restore import restore_counts
 
 from .conftest import OUTPUT, run_command, tool
 
@@ -64,6 +67,24 @@ def test_every_detector_of_every_visit_has_its_products(butler: Butler, name: st
     refs = butler.query_datasets(name)
     assert sorted((int(r.dataId["visit"]), int(r.dataId["detector"])) for r in refs) == WHERE
     assert all(butler.stored(ref) for ref in refs)
+
+
+@pytest.mark.parametrize(("visit", "detector"), WHERE)
+def test_published_images_lead_back_to_every_pixel(butler: Butler, visit: int, detector: int) -> None:
+    """Through files, with cosmic rays, and provenance that names the input."""
+    where = {"visit": visit, "detector": detector}
+    image, counts = butler.get("pvi", **where), butler.get("postISRCCD", exposure=visit, detector=detector)
+    replaced = butler.get("pvi_replaced_pixels", **where)
+    assert replaced.meta["exact"]
+    restored = restore_counts(image, butler.get("pvi_background", **where), replaced_pixels=replaced)
+    np.testing.assert_array_equal(restored.image.array, counts.image.array)
+    np.testing.assert_allclose(restored.variance.array, counts.variance.array, rtol=3e-7)
+    for metadata in (image.metadata, replaced.meta, butler.get("sources_detector", **where).meta):
+        (exposure,) = json.loads(metadata["provenance_inputs"])["exposures"]
+        assert exposure["type"] == "postISRCCD"
+        assert exposure["id"] == str(butler.find_dataset("postISRCCD", exposure=visit, detector=detector).id)
+        assert exposure["data_id"] == {"instrument": "SimCam", "exposure": visit, "detector": detector}
+        assert metadata["provenance_calibration_psf"] == "finalized_psf_ap_corr_catalog"
 
 
 @pytest.mark.parametrize(("visit", "detector"), WHERE)

@@ -57,6 +57,14 @@ def test_catalog_twice() -> None:
         calibrate_catalog(calibrate_catalog(make_catalog(), calib), calib)
 
 
+@pytest.mark.parametrize("mean", [0.0, -2.0, math.nan, math.inf])
+def test_calibration_that_is_no_positive_number(mean: float) -> None:
+    with pytest.raises(ValueError, match="expected a positive number of nJy per count"):
+        calibrate_catalog(make_catalog(), PhotoCalib(mean))
+    with pytest.raises(ValueError, match="expected a positive number of nJy per count"):
+        calibrate_image(make_visit_image(width=30, height=30), PhotoCalib(mean))
+
+
 def test_catalog_keeps_rows_footprints_and_aliases() -> None:
     catalog = make_catalog()
     catalog["id"], catalog["parent"] = [7, 8, 9], [0, 7, 7]

@@ -49,8 +49,10 @@ def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> Source
     Raises
     ------
     ValueError
-        Raised if the catalog is calibrated already, or has no ``slot_Centroid`` where the calibration varies.
+        Raised if the catalog is calibrated already, or has no ``slot_Centroid`` where the calibration varies,
+        or the calibration is no positive number.
     """
+    _check_calibration(photo_calib)
     names = [f.name.removesuffix(_SUFFIX) for f in catalog.schema if f.name.endswith(_SUFFIX)]
     calibrated = [f"{name}_flux" for name in names if f"{name}_flux" in catalog.schema.names]
     if calibrated:
@@ -115,8 +117,9 @@ def calibrate_image(image: VisitImage, photo_calib: PhotoCalib) -> VisitImage:
     Raises
     ------
     ValueError
-        Raised if the image is calibrated already.
+        Raised if the image is calibrated already, or the calibration is no positive number.
     """
+    _check_calibration(photo_calib)
     if image.unit.is_equivalent(u.nJy):
         raise ValueError(f"The image is calibrated already: its unit is {image.unit}, expected counts.")
     scaling = photo_calib.to_field(image.bbox, image.unit)
@@ -133,6 +136,14 @@ def calibrate_image(image: VisitImage, photo_calib: PhotoCalib) -> VisitImage:
         photometric_scaling=scaling,
         metadata=dict(image.metadata) | calibration_metadata(photo_calib, image.unit),
     )
+
+
+def _check_calibration(photo_calib: PhotoCalib) -> None:
+    if not 0.0 < photo_calib.mean < math.inf:
+        raise ValueError(
+            f"The mean of the photometric calibration is {photo_calib.mean}; expected a positive number of "
+            "nJy per count."
+        )
 
 
 def calibration_metadata(photo_calib: PhotoCalib, count_unit: u.UnitBase) -> dict[str, MetadataValue]:

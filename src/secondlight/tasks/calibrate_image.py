@@ -188,13 +188,15 @@ class CalibrateImageTask(PipelineTask):
         exposure = self._correct_apertures(exposure, sources)
         calib = self.photometry.run(exposure, sources, reference_catalog).photo_calib
         exposure = self._attach(exposure, sources, background, calib)
-        return Struct(
+        result = Struct(
             exposure=exposure,
             background=background,
             stars=sources,
             initial_photo_calib=calib,
             mask=exposure.mask.copy(),
         )
+        record_provenance(self, result)
+        return result
 
     def _measure_psf(
         self, exposure: VisitImage, background: BackgroundMap, id_generator: IdGenerator, *, extra: str
