@@ -257,16 +257,25 @@ def test_depth_follows_what_changed() -> None:
         assert stats.effTimeZeroPointScale == pytest.approx(scales.zero_point)
 
 
-def test_depth_is_unknown_without_the_electronics(caplog: pytest.LogCaptureFixture) -> None:
+def test_electronics_that_the_statistics_do_not_tell(caplog: pytest.LogCaptureFixture) -> None:
+    """They come from the image; without one the depth is unknown."""
     before = first_pass()
-    before.find(9).summary_stats.metadata = {}
-    four, nine, _ = run(input_summary=before)
-    assert math.isfinite(four.summary_stats.magLim)
-    assert math.isnan(nine.summary_stats.magLim)
-    assert math.isnan(nine.summary_stats.effTime)
-    assert math.isfinite(nine.summary_stats.effTimeSkyBgScale)
-    assert "Detector 9: the statistics of the first pass do not tell gain" in caplog.text
-    assert "Detector 4: the statistics" not in caplog.text
+    for detector in (9, 11):
+        before.find(detector).summary_stats.metadata = {}
+    image = masked_image(9)
+    image.metadata |= {"GAIN": 3.0, "READ_NOISE": 9.0}
+    result = run(input_summary=before, input_exposures={9: image})
+    _, nine, eleven = (record.summary_stats for record in result)
+    assert nine.magLim == pytest.approx(
+        limiting_magnitude(
+            psf_area=nine.psfArea, sky_background=500.0, zero_point=27.0, read_noise=9.0, gain=3.0
+        )
+    )
+    assert math.isnan(eleven.magLim)
+    assert math.isnan(eleven.effTime)
+    assert math.isfinite(eleven.effTimeSkyBgScale)
+    assert caplog.text.count("gain and read noise are not known") == 1
+    assert "Detector 11: gain" in caplog.text
 
 
 class Components:

@@ -184,7 +184,7 @@ class UpdateVisitSummaryTask(PipelineTask):
                     (b or {}).get(old.detector) for b in (background_originals, background_overrides)
                 ]
                 self._update_background(record, backgrounds, image)
-            self._update_depth(record, input_summary.band)
+            self._update_depth(record, input_summary.band, image)
             records.append(record)
         self.compute_summary_stats.update_ellipticity_correlations(
             [_stats(record) for record in records], psf_star_catalog
@@ -341,17 +341,20 @@ class UpdateVisitSummaryTask(PipelineTask):
             exposure.image.array[...] -= render_background(override, exposure.bbox)
             self.compute_summary_stats.update_masked_image_stats(stats, exposure)
 
-    def _update_depth(self, record: DetectorSummary, band: str) -> None:
-        """Recompute the limiting magnitude and the effective time from the other statistics."""
-        stats = _stats(record)
-        before = stats.magLim
-        self.compute_summary_stats.update_magnitude_limit_stats(stats)
-        self.compute_summary_stats.update_effective_time_stats(stats, band)
-        if math.isfinite(before) and not self.compute_summary_stats.knows_electronics(stats):
+    def _update_depth(self, record: DetectorSummary, band: str, image: VisitImage | Handle | None) -> None:
+        """Recompute the limiting magnitude and the effective time from the other statistics.
+
+        An image is read only if the statistics do not tell its gain and read noise.
+        """
+        stats, task = _stats(record), self.compute_summary_stats
+        unknown = not task.knows_electronics(stats)
+        task.update_magnitude_limit_stats(stats, _read(image) if unknown else None)
+        task.update_effective_time_stats(stats, band)
+        if not task.knows_electronics(stats):
             self.log.warning(
-                "Detector %d: the statistics of the first pass do not tell gain and read noise; the limiting "
-                "magnitude and the effective time become unknown.", record.detector,
-            )  # fmt: skip
+                "Detector %d: gain and read noise are not known, and so not its limiting magnitude.",
+                record.detector,
+            )
 
 
 def _read(item: Any) -> Any:
