@@ -201,6 +201,31 @@ def test_failures_of_the_subtasks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"visit {VISIT}, detector {DETECTOR}" in metadata["failure_message"]
 
 
+def test_image_without_a_finite_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be measured; what is written is as empty as it is, and says why."""
+    image = make_scene()
+    butler = make_quantum(image)
+    image.image.array[...] = np.nan
+    with pytest.raises(AnnotatedPartialOutputsError):
+        run_quantum(monkeypatch, default_task(), butler)
+    assert butler.written is not None
+    exposure = butler.written["exposure"]
+    assert np.isnan(exposure.image.array).all()
+    assert "no finite pixels" in exposure.metadata["failure_message"]
+    assert exposure.summary_stats.psfSigma == pytest.approx(SIGMA, rel=1e-3)
+    assert math.isnan(exposure.summary_stats.skyNoise)
+
+
+def test_an_earlier_failure_is_forgotten() -> None:
+    """Counts that an image after a failure leads back to may well be processed next time."""
+    image = make_scene()
+    image.metadata |= {"failure_type": "MadeUpError", "failure_message": "too much", "failures": 3}
+    metadata = default_task().run(**make_inputs(image)).exposure.metadata
+    assert not [name for name in metadata if name.startswith("failure_")]
+    assert metadata["failures"] == 3
+    assert image.metadata["failure_type"] == "MadeUpError"
+
+
 def test_failure_without_numbers() -> None:
     class PlainError(MadeUpError):
         """Has nothing to say."""
@@ -210,3 +235,15 @@ def test_failure_without_numbers() -> None:
             """Nothing."""
 
     assert set(failure_metadata(PlainError("no"))) == {"failure_type", "failure_message"}
+
+
+def test_numbers_do_not_hide_the_failure() -> None:
+    class LoudError(MadeUpError):
+        """Uses names of its own."""
+
+        @property
+        def metadata(self) -> dict[str, str]:
+            """Something else of the same name."""
+            return {"message": "something else"}
+
+    assert failure_metadata(LoudError("no"))["failure_message"] == "no"

@@ -158,6 +158,30 @@ def test_two_snaps(outputs: Struct, task: ReprocessVisitImageTask) -> None:
     assert result.exposure.summary_stats.expTime == 60
 
 
+def test_pixels_bad_in_both_snaps(outputs: Struct) -> None:
+    """They have no data; those bad in one of them come from the other."""
+    config = make_config()
+    config.snap_combine.bad_mask_planes = ["SAT"]
+    task = ReprocessVisitImageTask(config=config)
+    snaps = [make_scene(seed=5), make_scene(seed=6)]
+    both, one = (np.zeros(snaps[0].bbox.shape, dtype=bool) for _ in range(2))
+    both[100:102, 20:23], one[110:112, 20:23] = True, True
+    for snap, bad in zip(snaps, (both | one, both), strict=True):
+        snap.mask.set("SATURATED", bad)
+        snap.image.array[bad] = 60000
+    before = snaps[1].image.array.copy()
+    inputs = make_inputs(snaps[0])
+    inputs["exposures"] = snaps
+    result = task.run(**inputs)
+    exposure = result.exposure
+    np.testing.assert_array_equal(np.isnan(exposure.image.array), both)
+    np.testing.assert_array_equal(mask_of(exposure.mask, ["NO_DATA"]), both)
+    field = background_field(exposure.bbox).render().array
+    expected = 12.3 * (2 * before - field)[one]
+    np.testing.assert_allclose(exposure.image.array[one], expected, rtol=1e-4)
+    assert len(result.sources) == len(outputs.sources)
+
+
 def test_mask_planes_are_copied() -> None:
     """Planes go by name; those the other mask lacks are not made, and no others are touched."""
     task = ReprocessVisitImageTask(config=make_config(copyMaskPlanes=["SPIKE", "foo", "bar"]))

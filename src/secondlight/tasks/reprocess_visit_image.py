@@ -65,7 +65,7 @@ from ._reprocess_config import (
     ReprocessVisitImageConfig,
     ReprocessVisitImageConnections,
 )
-from ._reprocess_failure import failure_metadata
+from ._reprocess_failure import failure_metadata, without_failure
 from ._reprocess_pixels import copy_mask_planes, mark_unknown_ratio
 
 
@@ -270,6 +270,7 @@ class ReprocessVisitImageTask(PipelineTask):
             sky_projection=wcs,
             photometric_scaling=photo_calib.to_field(exposure.bbox, exposure.unit),
             summary_stats=None,
+            metadata=without_failure(exposure.metadata),
         )
         sources: SourceCatalog | None = None
         try:
