@@ -10,6 +10,7 @@ __all__ = (
     "View",
     "crowding_bins",
     "inside",
+    "inside_box",
     "object_columns",
     "views",
 )
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from astropy.table import Table
+from lsst.images import Box
 
 from secondlight.psf.evaluation import stamp_shapes, trace_radius
 
@@ -86,10 +88,13 @@ def object_columns(truth: Truth, rows: np.ndarray) -> Table:
 
 def inside(truth: Truth) -> np.ndarray:
     """Return which objects are at least 12 pixels from the edge of the image (n)."""
-    result = np.ones(len(truth), dtype=bool)
-    for axis, side in (("x", truth.bbox.x), ("y", truth.bbox.y)):
-        result &= (truth[axis] >= side.min + _MARGIN) & (truth[axis] <= side.max - _MARGIN)
-    return result
+    return inside_box(truth.bbox, x=truth["x"], y=truth["y"])
+
+
+def inside_box(box: Box, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which positions are at least 12 pixels from the edge of a box (n)."""
+    result = (x >= box.x.min + _MARGIN) & (x <= box.x.max - _MARGIN)
+    return np.asarray(result & (y >= box.y.min + _MARGIN) & (y <= box.y.max - _MARGIN))
 
 
 def crowding_bins() -> Iterator[tuple[str, Bin]]:

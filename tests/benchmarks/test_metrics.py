@@ -122,6 +122,10 @@ def test_completeness_and_purity() -> None:
     purity = numbers_of(image, subject="purity")
     assert purity["purity.all"].value == pytest.approx(len(keep) / (len(keep) + 100))
     assert purity["purity.false_on_artifact"].value == 0.0
+    # All false ones are in the first row of pixels, those that are near no bright star.
+    assert purity["purity.inside.all"].value == 1.0
+    assert purity["purity.false_at_edge"].value > 0.05
+    assert purity["purity.false_elsewhere"].value == 0.0
 
 
 def test_the_brighter_object_takes_the_source() -> None:
@@ -338,7 +342,7 @@ def test_sources_that_are_not_quite_where_the_object_is() -> None:
     assert numbers["purity.all"].value == pytest.approx(0.5)
     assert numbers["purity.false_misplaced"].value + numbers["purity.false_near_bright"].value == 0.5
     assert numbers["purity.false_elsewhere"].value == 0.0
-    assert "purity.snr_10_20" in numbers
+    assert "purity.inside.snr_10_20" in numbers
 
 
 def test_objects_at_the_edge_are_counted_apart() -> None:

@@ -2,12 +2,12 @@
 
 Primary sources count, those with bad pixels too. A source is real if it is the match of an object of a
 signal-to-noise ratio of at least 2. Of the others it is told whether they are on an artefact (any kind,
-within the 3 x 3 pixels at their centre), else near a bright object, which may have been taken apart, else
-misplaced: within 5 pixels of an object of a signal-to-noise ratio of at least 3 that no other source is the
-match of; or on nothing.
+within the 3 x 3 pixels at their centre), else near a bright object, which may have been taken apart, else at
+the edge of the image (within 12 pixels), else misplaced: within 5 pixels of an object of a signal-to-noise
+ratio of at least 3 that no other source is the match of; or on nothing.
 
-By signal-to-noise ratio of the measured PSF flux, where there is one: a system that goes deeper has more
-sources that are hard to tell.
+Also of those not at the edge, all and by signal-to-noise ratio of the measured PSF flux, where there is one: a
+system that goes deeper has more sources that are hard to tell.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secondlight.catalog.photo_calib import AB_FLUX_NJY
 from ..catalogs import Truth
 from ..matching import Image, nearest_pixels
 from ..numbers import Number, Sense, fraction
-from ..populations import MAGNITUDES, SNRS
+from ..populations import MAGNITUDES, SNRS, inside_box
 
 _BRIGHT_SNR = 300.0
 _NEAR_BRIGHT = 32.0
@@ -43,6 +43,7 @@ def sample(image: Image) -> Table:
     table = Table()
     table["real"] = image.object_of_source[rows] >= 0
     table["good"] = measured.good[rows]
+    table["inside"] = inside_box(truth.bbox, x=x, y=y)
     table["mag"], table["snr"] = np.full((2, len(rows)), np.nan)
     if measured.psf_flux is not None:
         flux, error = (values[rows] for values in measured.fluxes[measured.psf_flux])
@@ -54,6 +55,7 @@ def sample(image: Image) -> Table:
     for name, explained in (
         ("on_artifact", _on_artifact(truth, x, y)),
         ("near_bright", _near(truth, bright, _NEAR_BRIGHT, x, y)),
+        ("at_edge", ~np.asarray(table["inside"])),
         ("misplaced", _near(truth, lost, _MISPLACED, x, y)),
     ):
         table[name] = explained & unexplained
@@ -88,12 +90,17 @@ def numbers(table: Table) -> list[Number]:
     real, good, mag, snr = (np.asarray(table[name]) for name in ("real", "good", "mag", "snr"))
     result = fraction("purity.all", real, sense=Sense.LARGER)
     result += fraction("purity.good", real[good], sense=Sense.LARGER)
-    for values, intervals in ((mag, MAGNITUDES), (snr, SNRS)):
+    inside = np.asarray(table["inside"])
+    result += fraction("purity.inside.all", real[inside], sense=Sense.LARGER)
+    for key, which, values, intervals in (
+        ("purity", np.ones_like(inside), mag, MAGNITUDES),
+        ("purity.inside", inside, snr, SNRS),
+    ):
         for interval in intervals:
-            rows = interval.contains(values)
-            result += fraction(f"purity.{interval.label}", real[rows], sense=Sense.LARGER, bin=interval)
+            rows = which & interval.contains(values)
+            result += fraction(f"{key}.{interval.label}", real[rows], sense=Sense.LARGER, bin=interval)
     elsewhere = ~real
-    for name in ("on_artifact", "near_bright", "misplaced"):
+    for name in ("on_artifact", "near_bright", "at_edge", "misplaced"):
         result += fraction(f"purity.false_{name}", np.asarray(table[name]), sense=Sense.SMALLER)
         elsewhere &= ~np.asarray(table[name])
     return result + fraction("purity.false_elsewhere", elsewhere, sense=Sense.SMALLER)
