@@ -124,7 +124,7 @@ def test_completeness_and_purity() -> None:
     assert purity["purity.false_on_artifact"].value == 0.0
     # All false ones are in the first row of pixels, those that are near no bright star.
     assert purity["purity.inside.all"].value == 1.0
-    assert purity["purity.false_at_edge"].value > 0.05
+    assert purity["purity.false_at_edge"].value > 0.04
     assert purity["purity.false_elsewhere"].value == 0.0
 
 

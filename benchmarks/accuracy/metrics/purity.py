@@ -6,7 +6,7 @@ within the 3 x 3 pixels at their centre), else near a bright object, which may h
 the edge of the image (within 12 pixels), else misplaced: within 5 pixels of an object of a signal-to-noise
 ratio of at least 3 that no other source is the match of; or on nothing.
 
-Also of those not at the edge, all and by signal-to-noise ratio of the measured PSF flux, where there is one: a
+Also of those not at the edge, all and by signal-to-noise ratio of the measured PSF flux, if there is one: a
 system that goes deeper has more sources that are hard to tell.
 """
 
