@@ -1,10 +1,14 @@
-"""Configuration files of the reference load and set what they say."""
+"""Configuration files of the reference load and set what they say, and the documentation names everything."""
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from pathlib import Path
 
 import pytest
+from lsst.images import ObservationSummaryStats
+from lsst.images.serialization import ArchiveTree
 
 from secondlight.photometry.depth import limiting_magnitude
 from secondlight.photometry.summary_stats import ComputeExposureSummaryStatsConfig
@@ -78,6 +82,14 @@ def test_override_file_of_a_camera(tmp_path: Path) -> None:
     assert config.fiducialSkyBackground["y"] == 90.57
     assert config.fiducialMagLim["r"] == 24.52
     assert config.psfTE1.max_sep == 2.0
+
+
+def test_documentation_names_every_statistic_and_field() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "summary_statistics.md").read_text()
+    named = set(re.findall(r"`([A-Za-z0-9*]+)", text)) | {"psfTE2", "psfTE3"}
+    statistics = set(ObservationSummaryStats.model_fields) - set(ArchiveTree.model_fields)
+    for name in statistics | set(ComputeExposureSummaryStatsConfig().toDict()):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in named), name
 
 
 @pytest.mark.parametrize("band", BANDS)

@@ -157,12 +157,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             ("calexpBackground", "BackgroundMap", ("detector",)),
             ("skyCorr", "BackgroundMap", ("detector",)),
         ):
-            all_dimensions = ("instrument", "visit", *dimensions)
-            butler.registry.registerDatasetType(
-                DatasetType(name, all_dimensions, storage_class, universe=butler.dimensions)
-            )
+            register(butler, name, storage_class, dimensions)
         put_inputs(butler)
     return root
+
+
+def register(butler: Butler, name: str, storage_class: str, dimensions: tuple[str, ...]) -> None:
+    """Register a dataset type of a visit with some more dimensions."""
+    butler.registry.registerDatasetType(
+        DatasetType(name, ("instrument", "visit", *dimensions), storage_class, universe=butler.dimensions)
+    )
 
 
 def regions() -> list[ConvexPolygon]:
@@ -286,6 +290,21 @@ def test_wcs_by_healpix_and_other_backgrounds(repository: Path) -> None:
     assert [record.summary_stats.skyBg for record in result] == pytest.approx([6.0, 6.0, np.nan], nan_ok=True)
     assert result.find(4).summary_stats.skyNoise == pytest.approx(10.0, rel=0.03)
     assert result.find(11).summary_stats.psfSigma > 0
+
+
+def test_a_visit_without_fits(repository: Path) -> None:
+    """By HEALPix pixel its detectors go without; in the other cases there is nothing to do for it."""
+    names = {"global": "noneGlobal", "tract": "noneTract", "healpix3": "noneHealpix"}
+    with Butler.from_config(str(repository), writeable=True) as butler:
+        for name, dimensions in zip(names.values(), ((), ("tract",), ("healpix3",)), strict=True):
+            register(butler, f"{name}SkyWcsCatalog", "VisitSummary", dimensions)
+    result, inputs = execute(repository, "none", wcs_provider="healpix3", skyWcsName="noneHealpix")
+    assert [record.sky_projection for record in result] == [None] * 3
+    assert not inputs["noneHealpixSkyWcsCatalog"]
+    for provider, where in (("global", ""), ("tract", "AND skymap = 'rings'")):
+        output = f"none_{provider}"
+        with pytest.raises(ValueError, match="expected 1, got 0"):  # no quantum
+            execute(repository, output, where, wcs_provider=provider, skyWcsName=names[provider])
 
 
 def test_tracts_of_two_sky_maps() -> None:

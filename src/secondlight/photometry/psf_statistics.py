@@ -111,7 +111,8 @@ def good_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions (x, y) of every ``step``-th pixel in both directions that no bad plane covers.
 
-    Positions are parent pixels.  Without a mask every pixel is good; planes a mask lacks are set nowhere.
+    Positions are parent pixels.  Without a mask every pixel of the box is good; with one its own box counts.
+    Planes a mask lacks are set nowhere.
     """
     if mask is None:
         good = np.ones((len(range(0, bbox.y.size, step)), len(range(0, bbox.x.size, step))), dtype=bool)
@@ -119,6 +120,7 @@ def good_samples(
         present = [name for name in map(plane_name, bad_planes) if name in mask.schema.names]
         # Sample first: looking at every pixel of a large mask takes longer than everything else here.
         good = ~np.any(mask.array[::step, ::step] & mask.schema.bitmask(*present), axis=-1)
+        bbox = mask.bbox
     rows, columns = np.nonzero(good)
     return columns * float(step) + bbox.x.start, rows * float(step) + bbox.y.start
 

@@ -36,8 +36,9 @@ def _overrides(what: str, name: str, provider: str) -> Any:
         doc, dimensions = f"{what} of the fits to the tracts of a sky map.", (*_VISIT, "tract", "skymap")
         return cT.Input(doc=doc, name=name, dimensions=dimensions, **values)
     # The query behind a quantum graph cannot relate such pixels to visits, the search for prerequisites can.
+    # A visit without any must not stop the graph of all others.
     doc = f"{what} of the fits to HEALPix pixels of the configured order."
-    return cT.PrerequisiteInput(doc=doc, name=name, dimensions=(*_VISIT, "healpix3"), **values)
+    return cT.PrerequisiteInput(doc=doc, name=name, dimensions=(*_VISIT, "healpix3"), minimum=0, **values)
 
 
 def _of_detectors(doc: str, name: str, storage_class: str) -> Any:
