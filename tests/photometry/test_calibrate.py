@@ -11,7 +11,12 @@ from secondlight.catalog.footprints import Footprints
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
-from secondlight.photometry.calibrate import calibrate_catalog, calibrate_image, total_flux_error
+from secondlight.photometry.calibrate import (
+    calibrate_catalog,
+    calibrate_image,
+    photo_calib_of,
+    total_flux_error,
+)
 from tests.scenes import make_visit_image
 
 
@@ -127,6 +132,22 @@ def test_calibration_is_in_the_metadata() -> None:
     assert result.metadata["photo_calib_varies"] is True
     assert u.Unit(result.metadata["photo_calib_unit"]) == u.nJy / u.ct
     assert result.to_astropy().meta["zero_point_error"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_calibration_of_a_published_image(varying: bool) -> None:
+    image = make_visit_image()
+    with pytest.raises(ValueError, match="visit 100 has no photometric scaling"):
+        photo_calib_of(image)
+    field = ChebyshevField(image.bbox, np.array([[12.3, 1.0], [0.5, 0.1]])) if varying else None
+    calib = PhotoCalib(12.0 if varying else 12.3, 0.1, field)
+    published = calibrate_image(image, calib)
+    found = photo_calib_of(published)
+    assert (found.mean, found.error) == (calib.mean, calib.error)
+    x, y = np.array([3.0, 90.0]), np.array([100.0, 7.0])
+    np.testing.assert_array_equal(found.evaluate(x=x, y=y), calib.evaluate(x=x, y=y))
+    assert photo_calib_of(published.convert_unit(u.Jy)).mean == calib.mean
+    assert photo_calib_of(published.convert_unit(u.adu)).error == calib.error
 
 
 def test_total_error_of_simulated_fluxes() -> None:

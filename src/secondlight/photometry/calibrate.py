@@ -6,12 +6,15 @@ __all__ = (
     "calibrate_catalog",
     "calibrate_image",
     "calibration_metadata",
+    "count_unit",
     "field_values",
+    "photo_calib_of",
     "row_strips",
     "scaling_to_photo_calib",
     "total_flux_error",
 )
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -221,6 +224,58 @@ def total_flux_error(
     for factor, error in ((calib, calib_err), (ap_corr, ap_corr_err)):
         variance = variance + np.square(flux * np.asarray(error) / np.asarray(factor))
     return np.asarray(np.sqrt(variance))
+
+
+def count_unit(image: VisitImage) -> tuple[u.UnitBase, float]:
+    """Return the unit of the counts that an image was made from, or is in.
+
+    Returns
+    -------
+    unit
+        Unit of the post-ISR pixels.
+    factor
+        What the photometric scaling must be multiplied by to turn counts into the unit of the image: 1 if
+        that is nJy.
+
+    Raises
+    ------
+    ValueError
+        Raised if the image is in units of flux and has no photometric scaling.
+    """
+    scaling = image.photometric_scaling
+    if not image.unit.is_equivalent(u.nJy):
+        return image.unit, 1.0
+    if scaling is None or scaling.unit is None:
+        raise ValueError(
+            f"The image of visit {image.obs_info.visit_id} is in {image.unit} but carries no photometric "
+            "scaling; its counts are lost."
+        )
+    unit = (u.nJy / scaling.unit).decompose()
+    return u.Unit(unit / unit.scale), 1.0 / (unit.scale * float(image.unit.to(u.nJy)))
+
+
+def photo_calib_of(image: VisitImage) -> PhotoCalib:
+    """Return the photometric calibration that an image carries, with its uncertainty if the metadata know it.
+
+    Parameters
+    ----------
+    image
+        Image in counts or in units of flux.
+
+    Raises
+    ------
+    ValueError
+        Raised if the image has no photometric scaling.
+    """
+    if image.photometric_scaling is None:
+        raise ValueError(f"The image of visit {image.obs_info.visit_id} has no photometric scaling.")
+    calib = scaling_to_photo_calib(image.photometric_scaling, count_unit(image)[0])
+    mean, error = (image.metadata.get(f"photo_calib_{name}") for name in ("mean", "error"))
+    return dataclasses.replace(
+        calib,
+        mean=mean if isinstance(mean, float) else calib.mean,
+        error=error if isinstance(error, float) else calib.error,
+    )
 
 
 def scaling_to_photo_calib(scaling: Field, count_unit: u.UnitBase) -> PhotoCalib:

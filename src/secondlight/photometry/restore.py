@@ -23,7 +23,7 @@ from lsst.images import BackgroundMap, Box, Image, VisitImage
 from ..background.fields import render_fields, subtracted_field
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.visit_image import replace_components
-from .calibrate import field_values, row_strips
+from .calibrate import count_unit, field_values, row_strips
 
 _ROUNDING = 1e-3  # a difference below this fraction of the noise is one of rounding
 _LARGEST_FRACTION = 0.1
@@ -124,11 +124,11 @@ def restore_counts(
         variance[rows] = image.variance.array[rows] / factor**2
     if replaced_pixels is not None:
         _put(pixels, image.bbox, replaced_pixels)
-    count_unit, _ = _count_unit(image)
+    unit, _ = count_unit(image)
     return replace_components(
         image,
-        image=Image(pixels, bbox=image.bbox, unit=count_unit),
-        variance=Image(variance, bbox=image.bbox, unit=count_unit**2),
+        image=Image(pixels, bbox=image.bbox, unit=unit),
+        variance=Image(variance, bbox=image.bbox, unit=unit**2),
         backgrounds=BackgroundMap(image.backgrounds.values()),
     )
 
@@ -175,7 +175,7 @@ def unrestorable_pixels(
         [
             column(x.astype(np.int32), "x", unit=u.pix, description="pixel column"),
             column(y.astype(np.int32), "y", unit=u.pix, description="pixel row"),
-            column(before[listed], "counts", unit=_count_unit(image)[0], description="post-ISR value"),
+            column(before[listed], "counts", unit=count_unit(image)[0], description="post-ISR value"),
             column(~rounding[listed], "replaced", description="another value was put in its place"),
         ],
         meta={"exact": exact},
@@ -191,8 +191,8 @@ def _restored_strips(
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yield rows, their counts (float64), and by what counts were multiplied to get the published pixels."""
     scaling = image.photometric_scaling if image.unit.is_equivalent(u.nJy) else None
-    count_unit, unit_factor = _count_unit(image)
-    unit = _background_unit(count_unit, background, initial_photo_calib)
+    post_isr_unit, unit_factor = count_unit(image)
+    unit = _background_unit(post_isr_unit, background, initial_photo_calib)
     ratio = _covering(background_to_photometric_ratio, image.bbox)
     for rows, strip in row_strips(image.bbox):
         factor = np.asarray(1.0) if scaling is None else field_values(scaling, strip)
@@ -219,25 +219,11 @@ def _differences(
     return rows + first_row, columns, before[rows, columns], rounding
 
 
-def _count_unit(image: VisitImage) -> tuple[u.UnitBase, float]:
-    """Return the unit of the counts that an image was made from, and a factor on its photometric scaling."""
-    scaling = image.photometric_scaling
-    if not image.unit.is_equivalent(u.nJy):
-        return image.unit, 1.0
-    if scaling is None or scaling.unit is None:
-        raise ValueError(
-            f"The image of visit {image.obs_info.visit_id} is in {image.unit} but carries no photometric "
-            "scaling; its counts are lost."
-        )
-    unit = (u.nJy / scaling.unit).decompose()
-    return u.Unit(unit / unit.scale), 1.0 / (unit.scale * float(image.unit.to(u.nJy)))
-
-
 def _background_unit(
-    count_unit: u.UnitBase, background: BackgroundMap, initial_photo_calib: PhotoCalib | None
+    counts: u.UnitBase, background: BackgroundMap, initial_photo_calib: PhotoCalib | None
 ) -> u.UnitBase:
     """Return the unit that a background is expected in, after a check that it can be."""
-    expected = count_unit if initial_photo_calib is None else u.nJy
+    expected = counts if initial_photo_calib is None else u.nJy
     unit = subtracted_field(background).unit
     if unit is not None and not unit.is_equivalent(expected):
         hint = "; is initial_photo_calib missing?" if unit.is_equivalent(u.nJy) else ""
