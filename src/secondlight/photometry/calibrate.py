@@ -7,30 +7,27 @@ __all__ = (
     "calibrate_image",
     "calibration_metadata",
     "count_unit",
-    "field_values",
     "photo_calib_of",
-    "row_strips",
     "scaling_to_photo_calib",
     "total_flux_error",
 )
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import astropy.units as u
 import numpy as np
-from lsst.images import Box, Image, VisitImage
+from lsst.images import Image, VisitImage
 from lsst.images.fields import Field
 from lsst.images.serialization import MetadataValue
 
 from ..catalog.photo_calib import AB_FLUX_NJY, PhotoCalib
 from ..catalog.source_catalog import SourceCatalog
+from ..catalog.strips import field_values, row_strips
 from ..catalog.visit_image import replace_components
 
 _SUFFIX = "_instFlux"
 _MEAN_GRID = 64
-_STRIP = 256
 
 
 def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> SourceCatalog:
@@ -173,20 +170,6 @@ def calibration_metadata(photo_calib: PhotoCalib, count_unit: u.UnitBase) -> dic
         "zero_point": float(photo_calib.zero_point),
         "zero_point_error": float(photo_calib.zero_point_error),
     }
-
-
-def row_strips(bbox: Box) -> Iterator[tuple[slice, Box]]:
-    """Yield bands of rows, as rows of an array and as pixels: double precision in little memory."""
-    for start in range(0, bbox.y.size, _STRIP):
-        first, last = bbox.y.start + start, min(bbox.y.start + start + _STRIP, bbox.y.stop)
-        yield slice(start, start + _STRIP), Box.factory[first:last, bbox.x.start : bbox.x.stop]
-
-
-def field_values(field: Field, bbox: Box) -> np.ndarray:
-    """Return a field over the pixels of a box, float64 (height, width), or () if it is constant."""
-    if field.is_constant:
-        return np.asarray(field(x=float(bbox.x.start), y=float(bbox.y.start)), dtype=np.float64)
-    return np.asarray(field.render(bbox, dtype=np.float64).array)
 
 
 def total_flux_error(

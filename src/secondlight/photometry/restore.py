@@ -22,8 +22,9 @@ from lsst.images import BackgroundMap, Box, Image, VisitImage
 
 from ..background.fields import render_fields, subtracted_field
 from ..catalog.photo_calib import PhotoCalib
+from ..catalog.strips import field_values, row_strips
 from ..catalog.visit_image import replace_components
-from .calibrate import count_unit, field_values, row_strips
+from .calibrate import count_unit
 
 _ROUNDING = 1e-3  # a difference below this fraction of the noise is one of rounding
 _LARGEST_FRACTION = 0.1
