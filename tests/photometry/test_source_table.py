@@ -14,6 +14,7 @@ from secondlight.catalog.schema import minimal_source_schema
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.photometry.published_columns import PUBLISHED_COLUMNS
 from secondlight.photometry.source_table import (
+    FIRST_PASS_EXTRAS,
     make_source_table,
     published_sources,
     stack_source_tables,
@@ -103,10 +104,21 @@ def test_further_columns(catalog: SourceCatalog) -> None:
     assert table["detect_fromBlend"].dtype == np.bool_
 
 
-def test_further_columns_must_not_take_a_name(catalog: SourceCatalog) -> None:
+def test_the_first_pass_has_every_flux_to_choose_stars_by(catalog: SourceCatalog) -> None:
+    table = make_source_table(catalog, **LABELS, extras=FIRST_PASS_EXTRAS)
+    assert set(table.colnames) > {
+        "pixelFlags", "pixelFlags_edgeCenter", "shape_flag", "psfFlux_instFlux", "psfFlux_instFluxErr",
+        "gaussianFlux_instFlux", "apFlux_4_5_instFlux", "compTophatFlux_12_flag", "kronFlux_instFlux",
+        "normCompTophatFlux_instFlux", "localBackground_instFlux",
+    }  # fmt: skip
+    assert not any("badCentroid" in name for name in table.colnames)
+
+
+def test_further_columns_must_not_share_a_name(catalog: SourceCatalog) -> None:
     catalog.schema.add("base_PsfFlux_extra", np.float64, "")
     catalog.schema.add("psfFlux_extra", np.float64, "")
-    with pytest.raises(ValueError, match="psfFlux_extra cannot be published: another column"):
+    text = "psfFlux_extra and base_PsfFlux_extra would both be published as psfFlux_extra"
+    with pytest.raises(ValueError, match=text):
         make_source_table(catalog, **LABELS, extras=["*Flux_extra"])
 
 

@@ -51,6 +51,14 @@ class _Values(NamedTuple):
     ucd: str | None
 
 
+def _names(sources: SourceCatalog | Table) -> list[str]:
+    """Return the names of the measured columns and of those of slots; other aliases only repeat columns."""
+    if isinstance(sources, Table):
+        return list(sources.colnames)
+    aliases = sources.schema.alias_columns()
+    return [*sources.schema.names, *(name for name in aliases if name.startswith("slot_"))]
+
+
 def _measured(sources: SourceCatalog | Table, name: str) -> _Values:
     if isinstance(sources, SourceCatalog):
         field = sources.schema[name]
@@ -70,7 +78,8 @@ def published_sources(
     available
         Names of the measured columns, slot columns included.
     extras
-        Patterns (as of file names) of measured columns to publish beyond those of the public table.
+        Patterns (as of file names) of measured columns to publish beyond those of the public table; one that
+        would get the name of a public column is left out.
 
     Returns
     -------
@@ -92,13 +101,16 @@ def published_sources(
     if missing:
         _LOG.info("Not measured, left out of the source table: %s.", ", ".join(c.name for c in missing))
     result |= {column.name: column for column in PUBLISHED_COLUMNS if column.source in known}
+    public = set(result)
     used = {column.source for column in PUBLISHED_COLUMNS}
     for source in names:
         if source in used or not any(fnmatchcase(source, pattern) for pattern in extras):
             continue
         name = published_name(source)
+        if name in public:  # what a slot publishes, measured under its own name
+            continue
         if name in result:
-            raise ValueError(f"{source} cannot be published: another column is named {name} already.")
+            raise ValueError(f"{source} and {result[name]} would both be published as {name}.")
         result[name] = source
     return result
 
@@ -139,11 +151,7 @@ def make_source_table(
         Raised if a column that every source table needs is missing, has a unit that does not fit, a label is
         too long, or the calibration error is asked for and was not recorded.
     """
-    names = (
-        [*sources.schema.names, *sources.schema.alias_columns()]
-        if isinstance(sources, SourceCatalog)
-        else sources.colnames
-    )
+    names = _names(sources)
     labels = dict(zip(LABELS, (visit, detector, band, physical_filter), strict=True))
     table = Table(meta=dict(sources.metadata if isinstance(sources, SourceCatalog) else sources.meta))
     for name, column in published_sources(names, extras=extras).items():
