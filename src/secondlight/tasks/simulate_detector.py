@@ -18,6 +18,7 @@ from lsst.pipe.base import (
 )
 from lsst.pipe.base import connectionTypes as cT
 
+from ..catalog.provenance import record_provenance
 from ..simulate.detector import simulate_detector
 from ..simulate.scene import Scene
 
@@ -110,6 +111,7 @@ class SimulateDetectorTask(PipelineTask):
         data_id = outputRefs.truth.dataId
         visit = int(data_id["visit"])
         result = self.run(**inputs, visit=visit, detector=int(data_id["detector"]))
+        record_provenance(self, [result.truth, result.exposures], inputs=inputRefs)
         for name in ("truth", "psf", "background"):
             butlerQC.put(getattr(result, name), getattr(outputRefs, name))
         if result.background_to_photometric_ratio is not None:
