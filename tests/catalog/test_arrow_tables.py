@@ -8,12 +8,14 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Column, MaskedColumn, Table
 from hypothesis import given
 from hypothesis import strategies as st
 from lsst.daf.butler import Butler, Config, DatasetProvenance, DatasetRef, DatasetType
+from lsst.daf.butler.formatters.parquet import arrow_to_astropy, astropy_to_arrow
 from lsst.resources import ResourcePath
 
 from secondlight.catalog.arrow_tables import (
@@ -141,6 +143,23 @@ def test_through_a_repository(butler: Butler) -> None:
     assert butler.get("table", storageClass="ArrowTable").num_columns == 6
 
 
+def test_a_table_that_the_butler_wrote_itself(tmp_path: Path) -> None:
+    table = make_table()
+    pq.write_table(astropy_to_arrow(table), tmp_path / "table.parq")
+    again = read_table(tmp_path / "table.parq")
+    assert again.meta == table.meta
+    del table["flux"].meta["ucd"]  # which it does not write where it would be read from
+    assert_same(again, table)
+
+
+def test_the_butler_itself_reads_our_tables(tmp_path: Path) -> None:
+    table = make_table()
+    write_table(table, tmp_path / "table.parq")
+    again = arrow_to_astropy(pq.read_table(tmp_path / "table.parq"))
+    assert_same(again, table)
+    assert again.meta == table.meta
+
+
 def test_column_names_are_read_without_the_columns(butler: Butler, monkeypatch: pytest.MonkeyPatch) -> None:
     butler.put(make_table(), "table")
 
@@ -244,6 +263,18 @@ def test_footprints_without_our_code(butler: Butler) -> None:
         pixels = {(x, y) for y, x0, x1 in spans for x in range(x0, x1 + 1)}
         assert len(pixels) == catalog.footprints.areas()[k]
         assert (5 + 10 * k, 5 + k) in pixels
+
+
+def test_catalog_with_lists_of_64_bits() -> None:
+    """As earlier versions wrote them, and as more than two thousand million pixels need."""
+    catalog = make_catalog()
+    table = catalog.to_arrow()
+    fields = [
+        field.with_type(pa.large_list(field.type.value_type)) if pa.types.is_list(field.type) else field
+        for field in table.schema
+    ]
+    again = SourceCatalog.from_arrow(table.cast(pa.schema(fields, metadata=table.schema.metadata)))
+    assert again.footprints == catalog.footprints
 
 
 def test_catalog_without_rows_or_footprints(tmp_path: Path) -> None:

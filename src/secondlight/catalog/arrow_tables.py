@@ -99,28 +99,24 @@ def _with_ucd(field: pa.Field, column_meta: dict[str, Any]) -> pa.Field:
     return field.with_metadata((field.metadata or {}) | {b"ucd": ucd.encode()}) if ucd else field
 
 
-def arrow_to_table(arrow: pa.Table, header: dict[bytes, bytes] | None = None) -> Table:
+def arrow_to_table(arrow: pa.Table) -> Table:
     """Return the table that `table_to_arrow` turned into an Arrow table, or some of its columns.
 
-    Parameters
-    ----------
-    arrow
-        Arrow table.
-    header
-        Metadata of the file that the Arrow table was read from, if it came without.
+    Tables that the Butler's own formatter wrote are read too.
     """
-    file_metadata = header or arrow.schema.metadata or {}
-    own = {key: value for key, value in (arrow.schema.metadata or {}).items() if key != _YAML}
-    table = arrow_to_astropy(arrow.replace_schema_metadata(own))
+    metadata = arrow.schema.metadata or {}
+    # To parse the description of all columns would take longer than all the rest; each field has its own.
+    plain = arrow.replace_schema_metadata({key: value for key, value in metadata.items() if key != _YAML})
+    table = arrow_to_astropy(plain)
     for field in arrow.schema:
         if ucd := (field.metadata or {}).get(b"ucd"):
             table[field.name].meta["ucd"] = ucd.decode()
-    table.meta.update(_table_meta(file_metadata.get(_YAML, b"").decode()))
+    table.meta.update(_table_meta(metadata.get(_YAML, b"").decode()))
     return table
 
 
 def _table_meta(yaml: str) -> dict[str, Any]:
-    """Return the metadata of a table; its columns, which take far longer to parse, are left out."""
+    """Return the metadata of a table from its description, without what that says of columns."""
     lines = yaml.split("\n")
     if "meta: !!omap" not in lines:
         return {}

@@ -22,8 +22,6 @@ class TableFormatter(ParquetFormatter):
     Writes astropy tables, also piece by piece as a `TableStream`; anything else is left to the base class.
     """
 
-    can_read_from_uri: ClassVar[bool] = False
-
     def can_accept(self, in_memory_dataset: Any) -> bool:
         """Return whether the dataset is a table of any kind."""
         return isinstance(in_memory_dataset, TableStream) or super().can_accept(in_memory_dataset)
@@ -42,13 +40,25 @@ class TableFormatter(ParquetFormatter):
         else:
             super().write_local_file(in_memory_dataset, uri)
 
+    def read_from_uri(self, uri: ResourcePath, component: str | None = None, expected_size: int = -1) -> Any:
+        """Read the dataset, some columns of it or a component from wherever it is."""
+        self._keep_table_metadata()
+        return self._as_table(super().read_from_uri(uri, component, expected_size))
+
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """Read the dataset, some columns of it or a component from a local file."""
-        result = super().read_from_local_file(path, component, expected_size)
+        self._keep_table_metadata()
+        return self._as_table(super().read_from_local_file(path, component, expected_size))
+
+    def _keep_table_metadata(self) -> None:
+        """Ask the base class for the metadata of the table, which it drops otherwise."""
+        descriptor = self.file_descriptor
+        descriptor.parameters = {**(descriptor.parameters or {}), "strip_astropy_meta_yaml": False}
+
+    def _as_table(self, result: Any) -> Any:
         pytype: Any = self.file_descriptor.readStorageClass.pytype
         if isinstance(result, pa.Table) and issubclass(pytype, Table):
-            # The base class drops the metadata of the table from what it reads.
-            return arrow_to_table(result, header=pq.read_schema(path).metadata)
+            return arrow_to_table(result)
         return result
 
 
