@@ -10,9 +10,8 @@ __all__ = (
     "check_ids",
     "check_preliminary_mask",
     "final_calibrations",
+    "flattening",
     "image_name",
-    "initial_calibration",
-    "usable_ratio",
 )
 
 import math
@@ -31,6 +30,8 @@ from ..catalog.ids import IdGenerator
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.visit_image import visit_of
 from ..catalog.visit_summary import VisitSummary
+from ..photometry.restore import Flattening
+from ._reprocess_config import ReprocessVisitImageConfig
 
 _ID_BITS = 63
 """Bits of a positive int64."""
@@ -127,50 +128,52 @@ def check_preliminary_mask(where: str, mask: Mask | None, bbox: Box) -> None:
         raise ValueError(f"{where}: preliminary_mask covers {mask.bbox}, but the image has {bbox}.")
 
 
-def initial_calibration(where: str, calibration: PhotoCalib | None, *, needed: bool) -> PhotoCalib | None:
-    """Return the initial photometric calibration if it is needed.
-
-    Raises
-    ------
-    ValueError
-        Raised if it is then missing, or no positive number.
-    """
-    if not needed:
-        return None
-    if calibration is None:
-        raise ValueError(f"{where}: remove_initial_photo_calib is set, but no initial_photo_calib was given.")
-    check_calibrations(where, initial_photo_calib=calibration)
-    return calibration
-
-
-def usable_ratio(where: str, ratio: Image | None, bbox: Box, *, needed: bool) -> Image | None:
-    """Return the flat ratio on the pixels of an image if it is needed.
+def flattening(
+    where: str,
+    bbox: Box,
+    config: ReprocessVisitImageConfig,
+    *,
+    initial_photo_calib: PhotoCalib | None,
+    background_to_photometric_ratio: Image | None,
+) -> Flattening:
+    """Return the initial photometric calibration and the flat ratio, each if the configuration wants it.
 
     Parameters
     ----------
     where
         What to call the image in messages.
-    ratio
-        Background flat over photometric flat; not changed.
     bbox
         Pixels of the image.
-    needed
-        Whether the image is to be flattened for sources.
+    config
+        Configuration of the task.
+    initial_photo_calib, background_to_photometric_ratio
+        What was given.
 
     Returns
     -------
-    ratio
-        The ratio, NaN where it is not a positive number.
+    flattening
+        Both or `None`; the ratio on the pixels of the image, NaN where it is not a positive number.
 
     Raises
     ------
     ValueError
-        Raised if the ratio is missing or no `lsst.images.Image`, does not cover the image, or has no usable
-        pixel.
+        Raised if one that is wanted is missing or not usable at all.
     """
-    if not needed:
-        return None
-    name = f"{where}: background_to_photometric_ratio"
+    if not config.remove_initial_photo_calib:
+        initial_photo_calib = None
+    elif initial_photo_calib is None:
+        raise ValueError(f"{where}: remove_initial_photo_calib is set, but no initial_photo_calib was given.")
+    else:
+        check_calibrations(where, initial_photo_calib=initial_photo_calib)
+    ratio = None
+    if config.do_apply_flat_background_ratio:
+        ratio = _usable_ratio(
+            f"{where}: background_to_photometric_ratio", background_to_photometric_ratio, bbox
+        )
+    return Flattening(background_to_photometric_ratio=ratio, initial_photo_calib=initial_photo_calib)
+
+
+def _usable_ratio(name: str, ratio: Image | None, bbox: Box) -> Image:
     if ratio is None:
         raise ValueError(f"{name} was not given, but do_apply_flat_background_ratio is set.")
     if not isinstance(ratio, Image):

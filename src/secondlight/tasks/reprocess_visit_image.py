@@ -68,6 +68,9 @@ from ._reprocess_config import (
 from ._reprocess_failure import failure_metadata, without_failure
 from ._reprocess_pixels import copy_mask_planes, mark_unknown_ratio
 
+type ReplacedPixels = Callable[[VisitImage, BackgroundMap], astropy.table.Table]
+"""Lists the pixels of an image whose counts cannot be computed from it and its background."""
+
 
 class ReprocessVisitImageTask(PipelineTask):
     """Produce the published image and source table of one detector from its final calibrations.
@@ -243,26 +246,19 @@ class ReprocessVisitImageTask(PipelineTask):
         checks.check_preliminary_mask(where, preliminary_mask, exposure.bbox)
         checks.check_id_generator(where, id_generator)
         check_calib_sources(where, calib_sources)
-        initial_photo_calib = checks.initial_calibration(
-            where, initial_photo_calib, needed=self.config.remove_initial_photo_calib
+        steps = checks.flattening(
+            where,
+            exposure.bbox,
+            self.config,
+            initial_photo_calib=initial_photo_calib,
+            background_to_photometric_ratio=background_to_photometric_ratio,
         )
-        unit = exposure.unit if initial_photo_calib is None else u.nJy
+        ratio, initial = steps["background_to_photometric_ratio"], steps["initial_photo_calib"]
+        unit = exposure.unit if initial is None else u.nJy
         checks.check_background(where, background, exposure.bbox, unit=unit)
         background = with_unit(background, unit)
-        ratio = checks.usable_ratio(
-            where,
-            background_to_photometric_ratio,
-            exposure.bbox,
-            needed=self.config.do_apply_flat_background_ratio,
-        )
         copy_mask_planes(exposure, preliminary_mask, self.config.copyMaskPlanes)
-        if ratio is not None and (n_bad := mark_unknown_ratio(exposure, ratio)):
-            self.log.warning("%s: %d pixels without a usable flat ratio get NO_DATA.", where, n_bad)
-        steps = Flattening(background_to_photometric_ratio=ratio, initial_photo_calib=initial_photo_calib)
-        replaced_pixels = None
-        if self.config.do_write_replaced_pixels:
-            replaced_pixels = functools.partial(unrestorable_pixels, exposure.image.array.copy(), **steps)
-        subtract_background(exposure, background, **steps)
+        replaced_pixels = self._subtract_background(exposure, background, steps)
         exposure = replace_components(
             exposure,
             psf=psf,
@@ -281,10 +277,10 @@ class ReprocessVisitImageTask(PipelineTask):
             self._match_calib_sources(exposure, measured, calib_sources)
             sources = measured
             self.post_calculations.run(sources, exposure, photo_calib=photo_calib)
-            stats = self._summarize(exposure, sources, background, initial_photo_calib)
+            stats = self.compute_summary_stats.run(exposure, sources, _sky_counts(background, initial))
             catalog = calibrate_catalog(sources, photo_calib)
         except AlgorithmError as error:
-            exposure = self._mark_failed(exposure, sources, background, initial_photo_calib, error)
+            exposure = self._mark_failed(exposure, sources, _sky_counts(background, initial), error)
             self._publish(result, exposure, photo_calib, background, replaced_pixels)
             raise
         except OverflowError as error:
@@ -296,6 +292,20 @@ class ReprocessVisitImageTask(PipelineTask):
         return result
 
     # Steps ------------------------------------------------------------------------------------------------
+
+    def _subtract_background(
+        self, exposure: VisitImage, background: BackgroundMap, steps: Flattening
+    ) -> ReplacedPixels | None:
+        """Subtract the background and flatten for sources, in place; return what lists replaced pixels."""
+        ratio = steps.get("background_to_photometric_ratio")
+        if ratio is not None and (n_bad := mark_unknown_ratio(exposure, ratio)):
+            where = checks.image_name(exposure)
+            self.log.warning("%s: %d pixels without a usable flat ratio get NO_DATA.", where, n_bad)
+        replaced_pixels: ReplacedPixels | None = None
+        if self.config.do_write_replaced_pixels:
+            replaced_pixels = functools.partial(unrestorable_pixels, exposure.image.array.copy(), **steps)
+        subtract_background(exposure, background, **steps)
+        return replaced_pixels
 
     def _detect(
         self, exposure: VisitImage, background: BackgroundMap, ratio: Image | None, id_generator: IdGenerator
@@ -344,31 +354,13 @@ class ReprocessVisitImageTask(PipelineTask):
             self.log.warning("%s: no source is one of %d calibration stars.", where, match.n_stars)
         self.log.info("Matched %d of %d calibration stars.", match.n_matched, match.n_stars)
 
-    def _summarize(
-        self,
-        exposure: VisitImage,
-        sources: SourceCatalog | None,
-        background: BackgroundMap,
-        initial_photo_calib: PhotoCalib | None,
-    ) -> ObservationSummaryStats:
-        """Return the summary statistics, the sky level in counts also if the background is not."""
-        level = sky_level(background)
-        if initial_photo_calib is not None:
-            level /= initial_photo_calib.mean
-        return self.compute_summary_stats.run(exposure, sources, level)
-
     def _mark_failed(
-        self,
-        exposure: VisitImage,
-        sources: SourceCatalog | None,
-        background: BackgroundMap,
-        initial_photo_calib: PhotoCalib | None,
-        error: AlgorithmError,
+        self, exposure: VisitImage, sources: SourceCatalog | None, level: float, error: AlgorithmError
     ) -> VisitImage:
         """Return the image with the summary statistics that are known and the failure in its metadata."""
         stats: ObservationSummaryStats | None = None
         try:
-            stats = self._summarize(exposure, sources, background, initial_photo_calib)
+            stats = self.compute_summary_stats.run(exposure, sources, level)
         except AlgorithmError as another:
             self.log.warning("%s has no summary statistics: %s", checks.image_name(exposure), another)
         metadata = dict(exposure.metadata) | failure_metadata(error)
@@ -380,7 +372,7 @@ class ReprocessVisitImageTask(PipelineTask):
         exposure: VisitImage,
         photo_calib: PhotoCalib,
         background: BackgroundMap,
-        replaced_pixels: Callable[[VisitImage, BackgroundMap], astropy.table.Table] | None,
+        replaced_pixels: ReplacedPixels | None,
         catalog: SourceCatalog | None = None,
     ) -> None:
         """Fill the outputs, all together and last: what cannot be completed is not published."""
@@ -393,3 +385,9 @@ class ReprocessVisitImageTask(PipelineTask):
         record_provenance(self, outputs.values())
         for name, value in outputs.items():
             setattr(result, name, value)
+
+
+def _sky_counts(background: BackgroundMap, initial_photo_calib: PhotoCalib | None) -> float:
+    """Return the sky level in counts, also if the background is in the units of an initial calibration."""
+    level = sky_level(background)
+    return level if initial_photo_calib is None else level / initial_photo_calib.mean
