@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,29 @@ def test_published_images_lead_back_to_every_pixel(butler: Butler, visit: int, d
         assert exposure["id"] == str(butler.find_dataset("postISRCCD", exposure=visit, detector=detector).id)
         assert exposure["data_id"] == {"instrument": "SimCam", "exposure": visit, "detector": detector}
         assert metadata["provenance_calibration_psf"] == "finalized_psf_ap_corr_catalog"
+
+
+@pytest.mark.parametrize(("visit", "detector"), WHERE)
+def test_the_final_summary_has_the_statistics_of_the_published_image(
+    butler: Butler, visit: int, detector: int
+) -> None:
+    """All but those of the last mask and of the whole visit; stars and noise differ by the repaired pixels."""
+    summary = butler.get("finalVisitSummary", visit=visit)
+    foretold = summary.find(detector).summary_stats
+    found = butler.get("pvi.summary_stats", visit=visit, detector=detector)
+    assert found.metadata == foretold.metadata
+    compared = 0
+    for name in type(found).model_fields:
+        one, two = getattr(foretold, name), getattr(found, name)
+        if name.startswith("psfTE"):
+            assert all(getattr(r.summary_stats, name) == pytest.approx(one, nan_ok=True) for r in summary)
+        elif isinstance(one, float | int) and not name.endswith(("version", "Delta", "NearestPsf")):
+            of_pixels = "star" in name.lower() or name in ("skyNoise", "meanVar")
+            rel = 1e-2 if of_pixels else 1e-9
+            assert two == pytest.approx(one, rel=rel, nan_ok=True), name
+            compared += math.isfinite(one)
+    assert compared > 30
+    assert np.isfinite([foretold.magLim, foretold.effTime, foretold.psfTE3e1]).all()
 
 
 @pytest.mark.parametrize(("visit", "detector"), WHERE)
