@@ -92,7 +92,7 @@ def test_published_images_lead_back_to_every_pixel(butler: Butler, visit: int, d
 def test_the_final_summary_has_the_statistics_of_the_published_image(
     butler: Butler, visit: int, detector: int
 ) -> None:
-    """All but those of the last mask and of the whole visit; stars and noise differ by the repaired pixels."""
+    """All but those of the last mask and of the visit; stars and noise differ by the repaired pixels."""
     summary = butler.get("finalVisitSummary", visit=visit)
     foretold = summary.find(detector).summary_stats
     found = butler.get("pvi.summary_stats", visit=visit, detector=detector)
