@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import astropy.units as u
 import numpy as np
 import pytest
 from lsst.images import Box
@@ -12,6 +13,7 @@ from secondlight.catalog.visit_image import replace_components
 from secondlight.measurement.plugins._sdss_centroid_kernels import derivative_noise, smoothed_block
 from secondlight.measurement.task import SingleFrameMeasurementTask
 from secondlight.photometry.ap_corr_names import ap_corr_names
+from secondlight.photometry.calibrate import calibrate_image
 from tests.measurement.scene import fixed_slots, make_catalog, make_config, measure_at, round_footprints
 from tests.scenes import make_visit_image
 
@@ -414,6 +416,19 @@ def test_local_photo_calib() -> None:
     np.testing.assert_array_equal(catalog["base_LocalPhotoCalibErr"], 0.4)
     task.run(catalog, exposure)
     assert catalog["base_LocalPhotoCalib_flag"].all()
+
+    # What the image knows by itself: in counts, published in nJy, and converted to another unit.
+    published = calibrate_image(exposure, PhotoCalib(12.3, 0.4))
+    for unit, value in ((u.nJy, 1.0), (u.Jy, 1e9), (u.adu, 12.3)):
+        image = published.convert_unit(unit)
+        task.run(catalog, image)
+        np.testing.assert_allclose(catalog["base_LocalPhotoCalib"], value)
+        np.testing.assert_allclose(catalog["base_LocalPhotoCalibErr"], 0.4 / 12.3 * value)
+        assert not catalog["base_LocalPhotoCalib_flag"].any()
+    exposure.photometric_scaling = PhotoCalib(12.3).to_field(exposure.bbox, exposure.unit)
+    task.run(catalog, exposure)
+    np.testing.assert_array_equal(catalog["base_LocalPhotoCalib"], 12.3)
+    assert np.isnan(catalog["base_LocalPhotoCalibErr"]).all()
 
 
 def test_fluxes_take_part_in_aperture_correction() -> None:

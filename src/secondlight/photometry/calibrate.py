@@ -279,9 +279,9 @@ def scaling_to_photo_calib(scaling: Field, count_unit: u.UnitBase) -> PhotoCalib
     assert scaling.unit is not None, "the photometric scaling of a VisitImage has a unit"
     factor = float((scaling.unit * count_unit).to(u.nJy))
     box = scaling.bounds.bbox
+    if scaling.is_constant:
+        return PhotoCalib(factor * float(scaling(x=float(box.x.start), y=float(box.y.start))))
     steps = (np.arange(_MEAN_GRID) + 0.5) / _MEAN_GRID
     x, y = np.meshgrid(box.x.start - 0.5 + steps * box.x.size, box.y.start - 0.5 + steps * box.y.size)
     mean = factor * float(np.mean(scaling(x=x.ravel(), y=y.ravel())))
-    if scaling.is_constant:
-        return PhotoCalib(mean)
     return PhotoCalib(mean, field=scaling if factor == 1.0 else scaling * factor)
