@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -162,6 +164,12 @@ def test_a_unit_that_does_not_fit(catalog: SourceCatalog) -> None:
     sources["slot_PsfFlux_flux"].unit = "mag"
     with pytest.raises(ValueError, match="slot_PsfFlux_flux is in mag; psfFlux is published in nJy"):
         make_source_table(sources, **LABELS)
+    sources = catalog.to_astropy()
+    sources["slot_PsfFlux_flux"].unit = None
+    assert make_source_table(sources, **LABELS)["psfFlux"].unit == u.nJy
+    sources["coord_ra"].unit = None
+    with pytest.raises(ValueError, match="coord_ra has no unit; ra is published in deg"):
+        make_source_table(sources, **LABELS)
 
 
 def test_another_unit_of_the_same_kind_is_converted(catalog: SourceCatalog) -> None:
@@ -197,3 +205,25 @@ def test_detectors_must_have_the_same_columns(catalog: SourceCatalog, what: str)
         other["psfFlux"].unit = "Jy"
     with pytest.raises(ValueError, match=r"detector 9 and 4 differ in the columns .*psfFlux"):
         stack_source_tables({9: other, 4: one})
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_what_the_reference_measured_can_be_published(data_dir: Path, name: str) -> None:
+    """Every public column comes from one that the reference has under the same name, in a unit that fits."""
+    folder = data_dir / "parity" / name
+    measured = Table.read(folder / "sources.parquet", format="parquet")
+    said = json.loads((folder / "units.json").read_text(encoding="utf-8"))
+    for column in measured.columns.values():
+        alias = next((a for a in said["aliases"] if column.name.startswith(a)), None)
+        target = column.name.replace(alias, said["aliases"][alias]) if alias else column.name
+        entry = said["columns"][target]
+        column.unit = "rad" if entry["type"] == "Angle" else entry["unit"].replace("mag(AB)", "mag") or None
+    table = make_source_table(measured, **LABELS)
+    assert table.colnames == [column.name for column in PUBLISHED_COLUMNS]
+    for column in PUBLISHED_COLUMNS:
+        if column.name not in LABELS:
+            expected = np.asarray(measured[column.source])
+            if column.unit.startswith("deg"):
+                expected = expected * (180 / np.pi) ** (2 if column.unit.endswith("2") else 1)
+            np.testing.assert_allclose(table[column.name], expected, rtol=1e-6, err_msg=column.name)

@@ -180,12 +180,14 @@ def _label(column: PublishedColumn, value: Any, n: int) -> _Values:
 def _publish(values: _Values, column: PublishedColumn) -> Column:
     """Return values in the unit and with the dtype that they are published with."""
     array = values.array
-    if column.unit and values.unit:
+    # Counts and pixels often come without a unit; an angle that does may be anything.
+    if values.unit or column.unit.startswith("deg"):
         try:
-            factor = u.Unit(values.unit).to(u.Unit(column.unit))
+            factor = u.Unit(values.unit or "").to(u.Unit(column.unit or values.unit))
         except u.UnitConversionError:
+            found = f"is in {values.unit}" if values.unit else "has no unit"
             raise ValueError(
-                f"{column.source} is in {values.unit}; {column.name} is published in {column.unit}."
+                f"{column.source} {found}; {column.name} is published in {column.unit}."
             ) from None
         array = array if factor == 1.0 else array * factor
     return Column(
