@@ -18,6 +18,7 @@ from secondlight.catalog.mask_planes import ensure_planes, mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
 from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.catalog.visit_image import replace_components
+from secondlight.photometry.calibrate import photo_calib_of
 from secondlight.tasks.calibrate_image import CalibrateImageTask
 
 from ..scenes import make_visit_image
@@ -108,6 +109,8 @@ def test_zero_point(calibrated: Calibrated) -> None:
     assert calib.zero_point == pytest.approx(ZERO_POINT, abs=0.003)
     exposure = calibrated[0].exposure
     assert exposure.photometric_scaling(x=100.0, y=100.0) == pytest.approx(calib.mean)
+    assert photo_calib_of(exposure) == PhotoCalib(calib.mean, calib.error)
+    assert exposure.metadata["provenance_label"] == "calibrateImage"
     assert calibrated[0].stars["calib_photometry_used"].sum() > 20
 
 

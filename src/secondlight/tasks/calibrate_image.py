@@ -35,6 +35,7 @@ from ..deblend.task import SourceDeblendTask
 from ..detection.task import SourceDetectionTask
 from ..measurement.task import SingleFrameMeasurementTask
 from ..photometry.apply_ap_corr import ApplyApCorrTask
+from ..photometry.calibrate import calibration_metadata
 from ..photometry.catalog_calculation import CatalogCalculationTask
 from ..photometry.measure_ap_corr import MeasureApCorrTask
 from ..photometry.normalized_calibration_flux import NormalizedCalibrationFluxTask
@@ -257,7 +258,10 @@ class CalibrateImageTask(PipelineTask):
     ) -> VisitImage:
         """Return the image with its calibration, background and summary statistics."""
         exposure = replace_components(
-            exposure, photometric_scaling=calib.to_field(exposure.bbox, exposure.unit), backgrounds=background
+            exposure,
+            photometric_scaling=calib.to_field(exposure.bbox, exposure.unit),
+            backgrounds=background,
+            metadata=dict(exposure.metadata) | calibration_metadata(calib, exposure.unit),
         )
         stats = self.compute_summary_stats.run(exposure, sources, background)
         return replace_components(exposure, summary_stats=stats)
