@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -225,14 +226,14 @@ def healpix() -> int:
 
 
 def execute(
-    root: Path, output: str, where: str = "", **values: object
+    root: Path, output: str, where: str = "", inputs: Sequence[str] = ("input", "skymaps"), **values: object
 ) -> tuple[VisitSummary, SimpleNamespace]:
     """Run the task on the visit and return its output, and what it read."""
     config = configure(**{key: v for key, v in values.items() if key.endswith("provider")})
     for key in ("skyWcsName", "photoCalibName"):
         if key in values:
             setattr(config.connections, key, values[key])
-    butler = SimplePipelineExecutor.prep_butler(str(root), inputs=["input", "skymaps"], output=output)
+    butler = SimplePipelineExecutor.prep_butler(str(root), inputs=inputs, output=output)
     executor = SimplePipelineExecutor.from_task_class(
         UpdateVisitSummaryTask, config=config, where=f"instrument = 'TestCam' {where}", butler=butler
     )
@@ -290,6 +291,22 @@ def test_wcs_by_healpix_and_other_backgrounds(repository: Path) -> None:
     assert [record.summary_stats.skyBg for record in result] == pytest.approx([6.0, 6.0, np.nan], nan_ok=True)
     assert result.find(4).summary_stats.skyNoise == pytest.approx(10.0, rel=0.03)
     assert result.find(11).summary_stats.psfSigma > 0
+
+
+def test_calibrations_stored_as_the_documentation_says(repository: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "tasks" / "update_visit_summary.md"
+    (code,) = re.findall(r"## External calibrations.*?```python\n(.*?)```", page.read_text(), re.DOTALL)
+    with Butler.from_config(str(repository), writeable=True) as butler:
+        names = {"butler": butler, "instrument": "TestCam", "visit": VISIT}
+        exec(code, names | {"zero_points": {4: (26.5, 0.01), 9: (26.25, 0.02)}})
+    result, _ = execute(
+        repository,
+        "documented",
+        inputs=["input", "calibrations/myfit"],
+        photo_calib_provider="global",
+        photoCalibName="myfit",
+    )
+    assert [r.photo_calib and r.photo_calib.zero_point for r in result] == pytest.approx([26.5, 26.25, None])
 
 
 def test_a_visit_without_fits(repository: Path) -> None:
