@@ -79,10 +79,22 @@ def measure_files(n: int, folder: Path) -> Listing:
     measure("astropy Table.read", lambda: Table.read(own, format="parquet"), listing)
     measure("pandas.read_parquet", lambda: pd.read_parquet(own), listing)
     measure("with footprints: write", lambda: write_arrow(catalog.to_arrow(), heavy), listing, heavy)
+    listing.add_row("footprints per source, bytes", "", f"{footprint_size(heavy) / n:.0f}")
     measure("with footprints: read", lambda: SourceCatalog.from_arrow(pq.read_table(heavy)), listing)
     standardized = measure("standardize", lambda: standardize(table, 1), listing)
     measure("standardized: write", lambda: write_table(standardized, own), listing, own)
     return listing
+
+
+def footprint_size(path: Path) -> int:
+    """Return how many bytes of a file are footprints."""
+    metadata = pq.read_metadata(path)
+    columns = (
+        metadata.row_group(group).column(k)
+        for group in range(metadata.num_row_groups)
+        for k in range(metadata.num_columns)
+    )
+    return sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith("footprint_"))
 
 
 def standardize(table: Table, detector: int) -> Table:

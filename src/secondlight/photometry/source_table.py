@@ -98,8 +98,6 @@ def published_sources(
     missing = [column for column in PUBLISHED_COLUMNS if column.source not in known]
     if lacking := [f"{c.name} (from {c.source})" for c in missing if c.name in REQUIRED]:
         raise ValueError(f"These are not measured sources: there is no {', '.join(lacking)}.")
-    if missing:
-        _LOG.info("Not measured, left out of the source table: %s.", ", ".join(c.name for c in missing))
     result |= {column.name: column for column in PUBLISHED_COLUMNS if column.source in known}
     public = set(result)
     used = {column.source for column in PUBLISHED_COLUMNS}
@@ -154,7 +152,10 @@ def make_source_table(
     names = _names(sources)
     labels = dict(zip(LABELS, (visit, detector, band, physical_filter), strict=True))
     table = Table(meta=dict(sources.metadata if isinstance(sources, SourceCatalog) else sources.meta))
-    for name, column in published_sources(names, extras=extras).items():
+    columns = published_sources(names, extras=extras)
+    if missing := [column.name for column in PUBLISHED_COLUMNS if column.name not in columns]:
+        _LOG.info("Not measured, left out of the source table: %s.", ", ".join(missing))
+    for name, column in columns.items():
         if isinstance(column, str):
             values = _measured(sources, column)
             meta = {"ucd": values.ucd} if values.ucd else None
