@@ -13,6 +13,7 @@ from lsst.images.fields import SumField
 from lsst.pipe.base import AnnotatedPartialOutputsError, Struct
 
 from secondlight.background.fields import render_background, subtracted_field
+from secondlight.catalog.visit_image import replace_components
 from secondlight.tasks import reprocess_visit_image
 from secondlight.tasks._reprocess_failure import failure_metadata
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
@@ -132,6 +133,16 @@ def test_statistics_after_a_failure(monkeypatch: pytest.MonkeyPatch, step: str) 
     assert stats.raCorners == complete.raCorners
     assert stats.magLim == pytest.approx(complete.magLim)
     assert stats.nPsfStar == (1 if step in AFTER_MEASUREMENT else 0)
+
+
+def test_statistics_of_the_first_pass_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = default_outputs().exposure.summary_stats.model_copy()
+    butler = make_quantum(replace_components(make_scene(), summary_stats=stats))
+    break_step(monkeypatch, default_task(), "compute_summary_stats", MadeUpError("that is too much"))
+    with pytest.raises(AnnotatedPartialOutputsError):
+        run_quantum(monkeypatch, default_task(), butler)
+    assert butler.written is not None
+    assert math.isnan(butler.written["exposure"].summary_stats.psfSigma)
 
 
 @pytest.mark.parametrize("step", WITHOUT_IMAGE)

@@ -89,6 +89,19 @@ def test_calibration_star_flags(outputs: Struct) -> None:
     assert not table["calib_psf_reserved"].any()
 
 
+def test_final_positions_of_calibration_stars_count(outputs: Struct) -> None:
+    """The table has the coordinates of an older astrometric solution, and pixels that have not changed."""
+    inputs = make_inputs(make_scene())
+    stars = inputs["calib_sources"]
+    stars["coord_dec"] += math.radians(1 / 3600)
+    assert not default_task().run(**inputs).sources["calib_psf_candidate"].any()
+    inputs = make_inputs(make_scene(), calib_sources=stars)
+    stars["slot_Centroid_x"], stars["slot_Centroid_y"] = (np.tile(p, 2) * 1.0 for p in (POINT_X, POINT_Y))
+    table = default_task().run(**inputs).sources
+    for name in ("calib_psf_candidate", "calib_psf_used"):
+        np.testing.assert_array_equal(table[name], outputs.sources[name])
+
+
 def test_image(outputs: Struct) -> None:
     exposure, inputs = outputs.exposure, outputs.inputs
     assert exposure.unit == u.nJy
