@@ -22,9 +22,6 @@ _MEANING = (
     (("sky",), rf"{_KRON}_(instFlux|flux|mag|radius)", "the shape of the PSF where the source's failed"),
 )
 
-# Rounding decides which light of 1e-20 counts, in the wings of a Gaussian, a child may claim.
-_ROUNDING = ("A", "blended", r"base_FootprintArea_value")
-
 # Listed corrections that act on the pixels of sources: with them taken back, the columns are in parity.
 _CORRECTIONS = (
     (
@@ -45,12 +42,10 @@ def cause_of(pack: str, spread: Spread) -> str | None:
     return None
 
 
-def with_rules_explained(pack: str, spread: Spread) -> str | None:
+def with_rules_explained(spread: Spread) -> str | None:
     """Return why a column differs although the corrections of `cause_of` are taken back, or `None`."""
     if (reason := exemption(spread.column)) is not None:
         return reason
-    if (pack, spread.kind) == _ROUNDING[:2] and re.fullmatch(_ROUNDING[2], spread.column):
-        return "rounding of light of 1e-20 counts"
     for kinds, pattern, reason in _MEANING:
         if spread.kind in kinds and re.fullmatch(pattern, spread.column):
             return reason
@@ -59,7 +54,7 @@ def with_rules_explained(pack: str, spread: Spread) -> str | None:
 
 def explained(pack: str, spread: Spread) -> str | None:
     """Return why a column of a whole run may differ, or `None`."""
-    return with_rules_explained(pack, spread) or cause_of(pack, spread)
+    return with_rules_explained(spread) or cause_of(pack, spread)
 
 
 def columns_of(pack: ParityPack) -> list[str]:

@@ -119,7 +119,7 @@ def _verdicts(data_dir: Path, name: str, kind: str) -> str:
 
 def _with_rules(data_dir: Path, name: str) -> str:
     found = spreads(data_dir, name, reference_rules=True).values()
-    return _counts(s for s in found if with_rules_explained(name, s) is None)
+    return _counts(s for s in found if with_rules_explained(s) is None)
 
 
 def _repaired(data_dir: Path) -> str:
@@ -281,4 +281,4 @@ def _why(pack: str, spread: Spread | None, rules: bool) -> str:
     """Return why a column is not in parity; nothing if it is."""
     if spread is None or spread.in_parity:
         return ""
-    return with_rules_explained(pack, spread) or (not rules and cause_of(pack, spread)) or "**unexplained**"
+    return with_rules_explained(spread) or (not rules and cause_of(pack, spread)) or "**unexplained**"

@@ -169,7 +169,8 @@ def _point_template(
     y, x = y + y0, x + x0
     inside = (y >= 0) & (x >= 0) & (y < owner.shape[0]) & (x < owner.shape[1])
     inside[inside] = owner[y[inside], x[inside]] == row
-    template[inside] = np.maximum(flux * psf[inside], _NOTHING)
+    model = (flux * psf[inside]).astype(np.float32)
+    template[inside] = np.where(model < 0, _NOTHING, model)
     return template, x0, y0
 
 
@@ -177,10 +178,10 @@ def _apportion_all(
     image: np.ndarray, boxes: np.ndarray, first: np.ndarray, values: np.ndarray, offsets: np.ndarray
 ) -> np.ndarray:
     """Share the pixels, with nothing for models that are negative."""
-    values = np.where((values > 0) & (values <= _NOTHING), np.float32(0), values)
+    values = np.where(values == _NOTHING, np.float32(0), values)
     return _compiled_apportion_all(image, boxes, first, values, offsets)
 
 
 _SAME_PLACE = 1.5e-11  # radians, 3e-6 arcsec
-_NOTHING = np.float32(1e-37)
+_NOTHING = np.float32(1e-45)
 _compiled_apportion_all = apportion.apportion_all

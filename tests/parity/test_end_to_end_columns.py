@@ -42,16 +42,14 @@ def test_every_column(data_dir: Path, name: str) -> None:
 
 def test_every_column_with_the_corrections_taken_back(data_dir: Path, name: str) -> None:
     """What differs by one of the corrections to pixels of sources does so for no other reason."""
-    bad = [
-        s for s in _different(data_dir, name, reference_rules=True) if with_rules_explained(name, s) is None
-    ]
+    bad = [s for s in _different(data_dir, name, reference_rules=True) if with_rules_explained(s) is None]
     assert not bad, "\n".join(map(_line, bad))
 
 
 def test_sources_without_siblings(data_dir: Path, name: str) -> None:
     """Blends and the drawing of Gaussians apart, no correction to pixels is needed to explain anything."""
     different = _different(data_dir, name, reference_rules=False)
-    alone = [s for s in different if s.kind != "blended" and with_rules_explained(name, s) is None]
+    alone = [s for s in different if s.kind != "blended" and with_rules_explained(s) is None]
     causes = {cause_of(name, s) for s in alone}
     assert causes == ({"a Gaussian is drawn where the source is"} if name == "A" else set())
 
@@ -106,7 +104,7 @@ def _flagged(name: str, values: np.ndarray, reference: Columns) -> np.ndarray | 
 
 @pytest.mark.parametrize("change", [_scaled, _shifted, _flagged])
 def test_small_changes_are_seen(data_dir: Path, change: Callable[..., np.ndarray | None]) -> None:
-    """Fluxes and moments off by 0.4 %, fluxes by 0.15 of an error, positions by 0.002 pixels, 3 % of flags."""
+    """Fluxes and moments off by 0.4 %, fluxes by 0.15 errors, positions by 0.002 pixels, 3 % of flags."""
     runs = [run_end_to_end(data_dir, "B", seed) for seed in SEEDS]
     reference = dict(runs[0].pack.sources.to_astropy().items())
     tables = [dict(run.sources.items()) for run in runs]

@@ -143,7 +143,7 @@ def _same_spans(ours: Footprints, theirs: Footprints, row: int) -> bool:
 
 
 def test_point_sources_of_blends(with_rules: EndToEnd) -> None:
-    """With the faults of the reference's deblender its children come out, which are so all that differs."""
+    """With the faults of the reference's deblender its children come out: nothing else differs much."""
     catalog, reference = with_rules.catalog, with_rules.pack.sources
     children = np.flatnonzero(reference["parent"] != 0)
     as_psf = [c["deblend_deblendedAsPsf"][children] for c in (catalog, reference)]
@@ -153,8 +153,8 @@ def test_point_sources_of_blends(with_rules: EndToEnd) -> None:
     near = np.mean(off < 1e-4), np.mean(off < 1e-3)
     print(f"{len(children)} children: {same:.3f} have the same spans, fluxes within 1e-4, 1e-3: {near}")
     np.testing.assert_array_equal(*as_psf)
-    assert same > 0.9
-    assert near[1] > 0.93
+    assert same > 0.98
+    assert near[1] > 0.96
 
 
 def test_columns_exist(run: EndToEnd) -> None:
