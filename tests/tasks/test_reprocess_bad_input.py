@@ -11,7 +11,7 @@ import astropy.table
 import astropy.units as u
 import numpy as np
 import pytest
-from lsst.images import Box, Image, Mask
+from lsst.images import BackgroundMap, Box, Image, Mask
 from lsst.images.fields import ChebyshevField
 from lsst.pipe.base import AlgorithmError, Struct
 
@@ -77,10 +77,17 @@ def test_every_missing_calibration_is_named() -> None:
 
 @pytest.mark.parametrize("mean", [0.0, -2.0, math.nan, math.inf])
 def test_photometric_calibration_that_is_no_positive_number(mean: float) -> None:
-    assert_refused(default_task(), f"mean of photo_calib is {mean}", photo_calib=PhotoCalib(mean))
+    assert_refused(default_task(), f"photo_calib is {mean}; expected", photo_calib=PhotoCalib(mean))
     task = ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True))
     calibration = PhotoCalib(mean)
-    assert_refused(task, f"mean of initial_photo_calib is {mean}", initial_photo_calib=calibration)
+    assert_refused(task, f"initial_photo_calib is {mean}; expected", initial_photo_calib=calibration)
+
+
+@pytest.mark.parametrize("slope", [13.0, math.nan])
+def test_photometric_calibration_that_is_not_positive_everywhere(slope: float) -> None:
+    field = ChebyshevField(make_scene().bbox, np.array([[12.3, slope]]))
+    message = "photo_calib is (nan|-0.6).*; expected a positive number"
+    assert_refused(default_task(), message, photo_calib=PhotoCalib(12.3, field=field))
 
 
 def test_inputs_that_the_configuration_needs(ratio_task: ReprocessVisitImageTask) -> None:
@@ -151,6 +158,11 @@ def test_background_of_other_pixels() -> None:
     # One field of a sum is enough.
     whole = make_background(background_field(make_scene().bbox))
     assert_refused(default_task(), message, background=combine_backgrounds(whole, smaller))
+
+
+def test_no_background() -> None:
+    assert_refused(default_task(), "no background given", background=None)
+    assert_refused(default_task(), "A background with 0 fields", background=BackgroundMap())
 
 
 def test_background_in_another_unit() -> None:

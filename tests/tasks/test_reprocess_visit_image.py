@@ -120,6 +120,10 @@ def test_image(outputs: Struct) -> None:
     assert not untouched[60 - Y0, 60 - X0]
     assert abs(exposure.image.array[60 - Y0, 60 - X0]) < 12.3 * 10 * NOISE
     assert outputs.background.subtracted is not None
+    # What is in nJy stays as it is when it is brought to nJy.
+    again = exposure.convert_unit(u.nJy)
+    np.testing.assert_array_equal(again.image.array, exposure.image.array)
+    np.testing.assert_array_equal(again.variance.array, exposure.variance.array)
 
 
 def test_same_input_same_output(task: ReprocessVisitImageTask, outputs: Struct) -> None:

@@ -36,6 +36,9 @@ from ._reprocess_config import ReprocessVisitImageConfig
 _ID_BITS = 63
 """Bits of a positive int64."""
 
+_CALIBRATIONS_ACROSS = 5
+"""Positions along each side of an image at which a photometric calibration is tried."""
+
 
 def image_name(image: VisitImage) -> str:
     """Return what to call an image in messages."""
@@ -77,8 +80,17 @@ def final_calibrations(summary: VisitSummary, *, visit: int, detector: int) -> C
     raise UpstreamFailureNoWorkFound(f"Detector {detector} of visit {visit} cannot be processed:\n{lines}")
 
 
-def check_calibrations(where: str, **calibrations: Any) -> None:
+def check_calibrations(where: str, bbox: Box, **calibrations: Any) -> None:
     """Refuse to start without a final calibration, or with a photometric one that is no positive number.
+
+    Parameters
+    ----------
+    where
+        What to call the image in messages.
+    bbox
+        Pixels of the image, a few of which a photometric calibration that varies is tried at.
+    **calibrations
+        Calibrations by name.
 
     Raises
     ------
@@ -89,23 +101,30 @@ def check_calibrations(where: str, **calibrations: Any) -> None:
     if missing:
         raise ValueError(f"{where}: no {', '.join(missing)} given; every final calibration is needed.")
     for name, calibration in calibrations.items():
-        if isinstance(calibration, PhotoCalib) and not 0 < calibration.mean < math.inf:
-            raise ValueError(
-                f"{where}: the mean of {name} is {calibration.mean}; "
-                "expected a positive number of nJy per count."
-            )
+        if not isinstance(calibration, PhotoCalib):
+            continue
+        x, y = np.meshgrid(*(np.linspace(i.min, i.max, _CALIBRATIONS_ACROSS) for i in (bbox.x, bbox.y)))
+        values = [calibration.mean, *calibration.evaluate(x=x.ravel(), y=y.ravel())]
+        wrong = [float(value) for value in values if not 0 < value < math.inf]
+        if wrong:
+            raise ValueError(f"{where}: {name} is {wrong[0]}; expected a positive number of nJy per count.")
 
 
-def check_background(where: str, background: BackgroundMap, bbox: Box, *, unit: u.UnitBase) -> None:
-    """Refuse a background that was made for other pixels, or is in another unit.
+def check_background(where: str, background: BackgroundMap | None, bbox: Box, *, unit: u.UnitBase) -> None:
+    """Refuse a background that is missing or empty, was made for other pixels, or is in another unit.
 
     Raises
     ------
     ValueError
-        Raised if a field of the background does not cover the image, or has a unit that does not lead to
-        ``unit``; without one it is taken to have the right one.
+        Raised if there is no field that says it was subtracted, or one does not cover the image or has a unit
+        that does not lead to ``unit``; without a unit it is taken to have the right one.
     """
-    field = subtracted_field(background)
+    if background is None:
+        raise ValueError(f"{where}: no background given.")
+    try:
+        field = subtracted_field(background)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     for part in field.operands if isinstance(field, SumField) else (field,):
         if not part.bounds.bbox.contains(bbox):
             raise ValueError(f"{where}: the background covers {part.bounds.bbox}, but the image has {bbox}.")
@@ -164,7 +183,7 @@ def flattening(
     elif initial_photo_calib is None:
         raise ValueError(f"{where}: remove_initial_photo_calib is set, but no initial_photo_calib was given.")
     else:
-        check_calibrations(where, initial_photo_calib=initial_photo_calib)
+        check_calibrations(where, bbox, initial_photo_calib=initial_photo_calib)
     ratio = None
     if config.do_apply_flat_background_ratio:
         ratio = _usable_ratio(

@@ -242,20 +242,21 @@ class ReprocessVisitImageTask(PipelineTask):
         where = checks.image_name(exposure)
         if exposure.unit.is_equivalent(u.nJy):
             raise ValueError(f"{where}: the unit is {exposure.unit}; expected an image in counts.")
-        checks.check_calibrations(where, psf=psf, ap_corr=ap_corr, photo_calib=photo_calib, wcs=wcs)
-        checks.check_preliminary_mask(where, preliminary_mask, exposure.bbox)
+        bbox = exposure.bbox
+        checks.check_calibrations(where, bbox, psf=psf, ap_corr=ap_corr, photo_calib=photo_calib, wcs=wcs)
+        checks.check_preliminary_mask(where, preliminary_mask, bbox)
         checks.check_id_generator(where, id_generator)
         check_calib_sources(where, calib_sources)
         steps = checks.flattening(
             where,
-            exposure.bbox,
+            bbox,
             self.config,
             initial_photo_calib=initial_photo_calib,
             background_to_photometric_ratio=background_to_photometric_ratio,
         )
         ratio, initial = steps["background_to_photometric_ratio"], steps["initial_photo_calib"]
         unit = exposure.unit if initial is None else u.nJy
-        checks.check_background(where, background, exposure.bbox, unit=unit)
+        checks.check_background(where, background, bbox, unit=unit)
         background = with_unit(background, unit)
         copy_mask_planes(exposure, preliminary_mask, self.config.copyMaskPlanes)
         replaced_pixels = self._subtract_background(exposure, background, steps)
@@ -264,7 +265,7 @@ class ReprocessVisitImageTask(PipelineTask):
             psf=psf,
             aperture_corrections=dict(ap_corr),
             sky_projection=wcs,
-            photometric_scaling=photo_calib.to_field(exposure.bbox, exposure.unit),
+            photometric_scaling=photo_calib.to_field(bbox, exposure.unit),
             summary_stats=None,
             metadata=without_failure(exposure.metadata),
         )
