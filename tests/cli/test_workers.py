@@ -77,11 +77,11 @@ def test_everything_is_in_place_and_nothing_was_compiled(tmp_path: Path) -> None
 
 
 def test_workers_are_prepared_for_several_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared: list[bool] = []
+    prepared: list[str] = []
     arguments: list[list[str]] = []
-    monkeypatch.setattr(pipeline, "prepare_workers", lambda: prepared.append(True))
+    monkeypatch.setattr(pipeline, "prepare_workers", prepared.append)
     monkeypatch.setattr(pipeline.pipetask, "main", lambda args, **_: arguments.append(args))
     for processes in (1, 2):
         pipeline.run_pipeline("repo", pipeline="simulate", inputs="a", output="b", processes=processes)
-    assert prepared == [True]
+    assert prepared == ["repo"]
     assert all(words[words.index("--start-method") + 1] == "forkserver" for words in arguments)

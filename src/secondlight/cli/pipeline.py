@@ -67,7 +67,7 @@ def run_pipeline(
     if sys.stderr.isatty():
         Progress.set_handler(ClickProgressHandler())
     if processes > 1:
-        prepare_workers()
+        prepare_workers(repository)
     # The middleware looks for optional packages that nothing here uses, once per process.
     quiet = "lsst.daf.butler._storage_class=ERROR"
     arguments = [

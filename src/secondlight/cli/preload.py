@@ -11,10 +11,13 @@ import contextlib
 import gc
 import importlib
 import logging
+import os
 import pkgutil
 
+from lsst.daf.butler import Butler
+
 from .. import tasks
-from .workers import load_kernels
+from .workers import REPOSITORY, load_kernels
 
 MIDDLEWARE = (
     "lsst.ctrl.mpexec",
@@ -45,16 +48,24 @@ MIDDLEWARE = (
 _LOG = logging.getLogger(__name__)
 
 
+def _open_repository() -> None:
+    """Open the repository once; what it takes to know its dimensions and settings is kept."""
+    if repository := os.environ.get(REPOSITORY):
+        Butler.from_config(repository).close()
+
+
 def _prepare() -> None:
     own = (module.name for module in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."))
     for name in (*MIDDLEWARE, *own):
         # Workers import what they need anyway, and fail for good reason if it is not there.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    try:
-        load_kernels()
-    except Exception:  # Any error here would end the fork server; without kernels it is just slower.
-        _LOG.warning("Compiled kernels could not be loaded before they are needed.", exc_info=True)
+    # Any error here would end the fork server, and the run; without these two it is just slower.
+    for step in (load_kernels, _open_repository):
+        try:
+            step()
+        except Exception:
+            _LOG.warning("Workers have to make more ready themselves: %s failed.", step, exc_info=True)
     # What is here stays: workers need not look through it for garbage, and share its memory.
     gc.collect()
     gc.freeze()

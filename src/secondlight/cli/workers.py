@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ("load_kernels", "prepare_workers")
+__all__ = ("REPOSITORY", "load_kernels", "prepare_workers")
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +14,25 @@ from typing import Any
 from lsst.utils.threads import disable_implicit_threading
 from numba.core.dispatcher import Dispatcher
 
+REPOSITORY = "SECONDLIGHT_WORKERS_REPOSITORY"
+"""Environment variable with the repository that workers are to open."""
+
 _PRELOAD = "secondlight.cli.preload"
 
 
-def prepare_workers() -> None:
+def prepare_workers(repository: str) -> None:
     """Start the process that workers are forked from.
 
     It imports and loads what workers need while this process goes on, for instance to build a quantum graph.
+
+    Parameters
+    ----------
+    repository
+        Data repository that workers will use.
     """
     # Libraries look at their number of threads when they are imported.
     disable_implicit_threading()
+    os.environ[REPOSITORY] = repository
     multiprocessing.set_forkserver_preload([_PRELOAD])
     multiprocessing.forkserver.ensure_running()
 
