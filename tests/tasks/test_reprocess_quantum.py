@@ -12,6 +12,7 @@ from lsst.pipe.base import Struct, UpstreamFailureNoWorkFound
 
 from secondlight.background.fields import make_background, render_background
 from secondlight.catalog.photo_calib import PhotoCalib
+from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 
 from .reprocess_quantum import GENERATOR, make_quantum, run_quantum
@@ -78,6 +79,29 @@ def test_arguments_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given["visit"] == VISIT
     assert given["initial_photo_calib"] is None
     assert given["background_to_photometric_ratio"] is None
+
+
+class OldHandle:
+    """Stands in for the handle of a visit summary in a repository that knows no records."""
+
+    def __init__(self, summary: VisitSummary) -> None:
+        self.summary = summary
+
+    def get(self, *, parameters: dict[str, int] | None = None) -> VisitSummary:
+        """Return the whole summary, as a storage class without parameters does."""
+        if parameters:
+            raise KeyError("Parameter 'detector' not understood by StorageClass VisitSummary")
+        return self.summary
+
+
+def test_repository_of_an_earlier_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its storage classes, which are its own, cannot read one record of a visit summary."""
+    butler = make_quantum(make_scene())
+    record = butler.inputs["visit_summary"].summary.find(DETECTOR)
+    butler.inputs["visit_summary"] = OldHandle(VisitSummary(VISIT, [DetectorSummary(1), record]))
+    spy = Spy(config=make_config())
+    run_quantum(monkeypatch, spy, butler)
+    assert spy.arguments["psf"] is record.psf
 
 
 def test_optional_inputs_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

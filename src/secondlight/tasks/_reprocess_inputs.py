@@ -12,6 +12,7 @@ __all__ = (
     "final_calibrations",
     "flattening",
     "image_name",
+    "read_summary",
 )
 
 import math
@@ -52,6 +53,25 @@ class Calibrations(NamedTuple):
     wcs: SkyProjection[Any]
     ap_corr: Mapping[str, BaseField]
     photo_calib: PhotoCalib
+    sources: Mapping[str, str]
+    """Where they came from."""
+
+
+def read_summary(handle: Any, detector: int) -> VisitSummary:
+    """Read the record of one detector of a stored visit summary, if there is one.
+
+    Parameters
+    ----------
+    handle
+        Handle of the summary.
+    detector
+        Which record to read; a repository whose storage classes do not know records gives all of them.
+    """
+    try:
+        summary: VisitSummary = handle.get(parameters={"detector": detector})
+    except KeyError:  # the parameter is unknown to repositories made by earlier versions
+        summary = handle.get()
+    return summary
 
 
 def final_calibrations(summary: VisitSummary, *, visit: int, detector: int) -> Calibrations:
@@ -68,7 +88,7 @@ def final_calibrations(summary: VisitSummary, *, visit: int, detector: int) -> C
         psf, wcs = record.psf, record.sky_projection
         ap_corr, photo_calib = record.aperture_corrections, record.photo_calib
         if psf is not None and wcs is not None and ap_corr is not None and photo_calib is not None:
-            return Calibrations(psf, wcs, ap_corr, photo_calib)
+            return Calibrations(psf, wcs, ap_corr, photo_calib, record.calibration_sources)
         needed = {
             "PSF": psf,
             "WCS": wcs,

@@ -142,9 +142,8 @@ class ReprocessVisitImageTask(PipelineTask):
         data_id = outputRefs.exposure.dataId
         visit, detector = int(data_id["visit"]), int(data_id["detector"])
         # Both are of a whole visit, of which little is needed: one record, and a few of hundreds of columns.
-        summary = inputs.pop("visit_summary").get(parameters={"detector": detector})
+        summary = checks.read_summary(inputs.pop("visit_summary"), detector)
         calibrations = checks.final_calibrations(summary, visit=visit, detector=detector)
-        sources = summary.find(detector).calibration_sources
         background = inputs.pop("background_1")
         if (extra := inputs.pop("background_2", None)) is not None:
             background = combine_backgrounds(background, extra)
@@ -167,12 +166,15 @@ class ReprocessVisitImageTask(PipelineTask):
                 id_generator=self.config.id_generator.apply(data_id),
                 visit=visit,
                 result=result,
-                **calibrations._asdict(),
+                psf=calibrations.psf,
+                wcs=calibrations.wcs,
+                ap_corr=calibrations.ap_corr,
+                photo_calib=calibrations.photo_calib,
                 **arguments,
             )
         except AlgorithmError as error:
             failure = error
-        record_provenance(self, result, inputs=inputRefs, calibration_sources=sources)
+        record_provenance(self, result, inputs=inputRefs, calibration_sources=calibrations.sources)
         butlerQC.put(result, outputRefs)
         if failure is not None:
             raise AnnotatedPartialOutputsError.annotate(failure, self, log=self.log) from failure
