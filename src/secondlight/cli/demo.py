@@ -109,8 +109,8 @@ def _sum_up(root: Path, console: Console) -> None:
         )
         pictures = _draw_pictures(butler, root / "pictures")
     console.print(
-        f"Images (pvi) and source tables (sources_detector) are in collection {OUTPUT} of {root}, "
-        f"{pictures} pictures of them in {root / 'pictures'}."
+        f"Images (pvi) and source tables (sources_detector, and source under public names) are in collection "
+        f"{OUTPUT} of {root}, {pictures} pictures of them in {root / 'pictures'}."
     )
 
 
