@@ -11,10 +11,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from hypothesis import given
 from hypothesis import strategies as st
-from lsst.daf.butler import Butler, Config, DatasetProvenance, DatasetRef, DatasetType
+from lsst.daf.butler import (
+    Butler,
+    Config,
+    DataCoordinate,
+    DatasetProvenance,
+    DatasetRef,
+    DatasetType,
+    FileDataset,
+)
 from lsst.daf.butler.formatters.parquet import arrow_to_astropy, astropy_to_arrow
 from lsst.resources import ResourcePath
 
@@ -150,6 +158,33 @@ def test_a_table_that_the_butler_wrote_itself(tmp_path: Path) -> None:
     assert again.meta == table.meta
     del table["flux"].meta["ucd"]  # which it does not write where it would be read from
     assert_same(again, table)
+
+
+def test_a_table_that_astropy_wrote_itself(butler: Butler, tmp_path: Path) -> None:
+    """It tells units in its description of the whole table alone, and such files are ingested, too."""
+    table, path = make_table(), tmp_path / "table.parq"
+    table["band"] = Column(table["band"].astype("U1"), description="a label")  # lengths are not in the file
+    table.write(path, format="parquet")
+    again = read_table(path)
+    assert_same(again, table)
+    assert again.meta == table.meta
+    some = read_table(path, columns=["id", "flux"])
+    assert_same(some, table["id", "flux"])
+    ref = DatasetRef(butler.get_dataset_type("table"), DataCoordinate.make_empty(butler.dimensions), "test")
+    butler.ingest(FileDataset(str(path), ref), transfer="copy")
+    assert_same(butler.get("table"), table)
+
+
+def test_quantities_become_columns_with_units(butler: Butler) -> None:
+    table = QTable(make_table(), meta={"visit": 12})
+    assert isinstance(table["flux"], u.Quantity)
+    butler.put(table, "table")
+    again = butler.get("table")
+    np.testing.assert_array_equal(again["flux"], table["flux"].value)
+    assert again["flux"].unit == u.nJy
+    assert again["flux"].meta["ucd"] == "phot.flux"
+    assert again["flux"].description == "a flux: 'so' # called"
+    assert again.meta["visit"] == 12
 
 
 def test_the_butler_itself_reads_our_tables(tmp_path: Path) -> None:

@@ -63,11 +63,12 @@ def table_to_arrow(table: Table, lists: pa.Table | None = None) -> pa.Table:
     Parameters
     ----------
     table
-        Table of numbers, flags and strings; the UCD of a column is ``column.meta["ucd"]``.
+        Table of numbers, flags, strings and quantities; the UCD of a column is ``column.meta["ucd"]``.
     lists
         Columns of lists to append, with their descriptions in the metadata of their fields.
     """
-    arrow = astropy_to_arrow(_Snapshot(table, copy=False))
+    table = _Snapshot(table, copy=False)
+    arrow = astropy_to_arrow(table)
     metadata = arrow.schema.metadata
     columns = list(table.columns.values())
     attrs = {
@@ -102,9 +103,11 @@ def _with_ucd(field: pa.Field, column_meta: dict[str, Any]) -> pa.Field:
 def arrow_to_table(arrow: pa.Table) -> Table:
     """Return the table that `table_to_arrow` turned into an Arrow table, or some of its columns.
 
-    Tables that the Butler's own formatter wrote are read too.
+    Tables that the Butler's own formatter or astropy wrote are read too.
     """
     metadata = arrow.schema.metadata or {}
+    if not metadata.keys() & {_PANDAS, _ROW_COUNT}:  # written by astropy, which describes no field apart
+        return arrow_to_astropy(arrow)
     # To parse the description of all columns would take longer than all the rest; each field has its own.
     plain = arrow.replace_schema_metadata({key: value for key, value in metadata.items() if key != _YAML})
     table = arrow_to_astropy(plain)
@@ -180,7 +183,7 @@ def _row_groups(pieces: Iterable[Table], schema: pa.Schema) -> Iterator[pa.Table
 
 
 def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -> Table:
-    """Read a table that `write_table` or a Butler wrote, with units, descriptions, UCDs and metadata.
+    """Read a table of `write_table`, a Butler or astropy, with units, descriptions, UCDs and metadata.
 
     Parameters
     ----------
