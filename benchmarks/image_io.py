@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secondlight.instruments.fast_gzip import FastGzipOptions
+from secondlight.instruments.formatters import LOSSLESS
 from secondlight.simulate.detector import simulate_detector
 from secondlight.simulate.objects import make_objects
 from secondlight.simulate.scene import load_scene
@@ -52,12 +53,13 @@ def _rice(level: float) -> Options:
     rounded = FitsCompressionOptions(
         algorithm=FitsCompressionAlgorithm.RICE_1, tile_shape=(256, 256), quantization=quantization
     )
-    return {"image": rounded, "variance": rounded, "mask": FastGzipOptions()}
+    return LOSSLESS | {"image": rounded, "variance": rounded}
 
 
 SETTINGS: dict[str, Options] = {
     "plain": dict.fromkeys(_PLANES),
-    "fast GZIP_2, tiles 256 x 256 (default)": dict.fromkeys(_PLANES, FastGzipOptions()),
+    "fast GZIP_2, tiles 256 x 256, mask RICE_1 (default)": LOSSLESS,
+    "fast GZIP_2, tiles 256 x 256": dict.fromkeys(_PLANES, FastGzipOptions()),
     "fast GZIP_2, tiles of 16 rows": dict.fromkeys(_PLANES, FastGzipOptions(tile_shape=(16, 4096))),
     "fast GZIP_2, tiles of one row": dict.fromkeys(_PLANES, FastGzipOptions(tile_shape=(1, 4096))),
     "GZIP_2 of lsst.images, tiles of one row": {},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("FastGzipFormatter", "UncompressedFormatter")
+__all__ = ("LOSSLESS", "FastGzipFormatter", "UncompressedFormatter")
 
 from typing import Any
 
@@ -12,10 +12,13 @@ from lsst.images.serialization import open_archive
 
 from .fast_gzip import FastGzipOptions
 
-_PLANES = ("image", "mask", "variance")
-
-# Bits of a mask, which FITS holds as integers: Rice loses nothing of them, and is read twice as fast as gzip.
-_MASK_OPTIONS = FitsCompressionOptions(algorithm=FitsCompressionAlgorithm.RICE_1, tile_shape=(256, 256))
+LOSSLESS: dict[str, FitsCompressionOptions] = {
+    "image": FastGzipOptions(),
+    "variance": FastGzipOptions(),
+    # Integers, of which Rice loses nothing; read twice as fast as gzip.
+    "mask": FitsCompressionOptions(algorithm=FitsCompressionAlgorithm.RICE_1, tile_shape=(256, 256)),
+}
+"""How the planes of an image are compressed if no write recipe says otherwise."""
 
 
 class _PlaneReader(GenericFormatter):
@@ -39,7 +42,7 @@ class UncompressedFormatter(_PlaneReader):
     """
 
     def _get_compression_options(self) -> dict[str, FitsCompressionOptions | None]:  # type: ignore[override]
-        return dict.fromkeys(_PLANES)
+        return dict.fromkeys(LOSSLESS)
 
 
 class FastGzipFormatter(_PlaneReader):
@@ -49,5 +52,4 @@ class FastGzipFormatter(_PlaneReader):
     """
 
     def _get_compression_options(self) -> dict[str, FitsCompressionOptions]:
-        options = dict.fromkeys(_PLANES, FastGzipOptions()) | {"mask": _MASK_OPTIONS}
-        return options | super()._get_compression_options()
+        return LOSSLESS | super()._get_compression_options()
