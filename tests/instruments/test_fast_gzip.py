@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import astropy.io.fits
 import lsst.images.fits
 import numpy as np
@@ -152,3 +155,24 @@ def test_configuration_chooses_a_compression(tmp_path):
             butler.get(ref.makeComponentRef("variance")).array, image.variance.array
         )
         assert back.mask == image.mask
+
+
+def test_the_recipe_of_the_documentation_rounds_pixels_and_nothing_else(tmp_path, image):
+    page = (Path(__file__).parents[2] / "docs" / "storage.md").read_text()
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    config = repository_config()
+    config.update(Config.fromString(recipe))
+    with Butler.from_config(Butler.makeRepo(str(tmp_path / "repo"), config=config), run="out") as butler:
+        for name in ("pvi", "calexp"):
+            butler.registry.registerDatasetType(
+                DatasetType(name, (), "VisitImage", universe=butler.dimensions)
+            )
+            butler.put(image, name)
+        small, plain = butler.get("pvi"), butler.get("calexp")
+        assert butler.getURI("pvi").size() < 0.25 * butler.getURI("calexp").size()
+    _assert_same(plain, image)
+    assert small.mask == image.mask
+    noise = np.sqrt(np.nanmedian(image.variance.array))
+    difference = np.abs(small.image.array - image.image.array)
+    assert 0 < np.nanmax(difference) < noise / 32
+    assert np.isnan(small.image.array[7, 9])
