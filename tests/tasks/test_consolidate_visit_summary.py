@@ -137,6 +137,20 @@ def test_detectors_must_agree_about_columns() -> None:
         )
 
 
+def test_the_table_tells_what_made_it_and_not_what_made_its_pieces() -> None:
+    image = make_visit_image()
+    srcs = {d: make_catalog(1, first_id=d) for d in (4, 9)}
+    for d, catalog in srcs.items():
+        catalog.metadata |= {"provenance_task": "CalibrateImageTask", "detector": d, "list": [d]}
+    for detectors in ([4], [4, 9]):
+        table = run(
+            calexps=dict.fromkeys(detectors, image), srcs={d: srcs[d] for d in detectors}
+        ).source_table
+        assert table.meta["provenance_task"].endswith("ConsolidateVisitSummaryTask")
+        assert all(name.startswith("provenance_") for name in table.meta)
+    assert srcs[4].metadata["detector"] == 4
+
+
 def test_empty_catalog_of_a_detector() -> None:
     image = make_visit_image()
     srcs = {4: make_catalog(0, first_id=1), 9: make_catalog(2, first_id=2)}

@@ -211,6 +211,21 @@ def test_split(tables: dict[int, Table]) -> None:
         assert part["psfFlux"].description == full["psfFlux"].description
 
 
+def test_tables_tell_what_made_them_without_a_repository(schema: SourceCatalog) -> None:
+    catalogs = {d: measured(schema, d, 3) for d in (4, 9)}
+    for d, catalog in catalogs.items():
+        catalog.metadata |= {"provenance_task": "ReprocessVisitImageTask", "photo_calib_error": float(d)}
+    tables = {d: standardize(catalog, d) for d, catalog in catalogs.items()}
+    whole = ConsolidateSourceTask().run(inputCatalogs=tables, visit=VISIT).outputCatalog
+    parts = SplitPrimarySourceTask().run(full=whole)
+    made_by = {"StandardizeSourceTask": [*tables.values()], "ConsolidateSourceTask": [whole]}
+    made_by["SplitPrimarySourceTask"] = [parts.primary, parts.nonprimary]
+    for name, made in made_by.items():
+        assert all(table.meta["provenance_task"].endswith(name) for table in made)
+    assert [table.meta["photo_calib_error"] for table in tables.values()] == [4.0, 9.0]
+    assert "photo_calib_error" not in whole.meta
+
+
 def test_split_columns_can_be_left_out(tables: dict[int, Table]) -> None:
     values = {
         "discard_primary_columns": ["sky_source", "not_there"],

@@ -212,7 +212,7 @@ def _add_calibration_error(table: Table, sources: SourceCatalog | Table) -> None
 
 
 def stack_source_tables(tables: Mapping[int, Table]) -> Table:
-    """Stack the tables of the detectors of a visit, in order of detector id.
+    """Stack the tables of the detectors of a visit, in order of detector id; their metadata are left out.
 
     Raises
     ------
@@ -222,7 +222,8 @@ def stack_source_tables(tables: Mapping[int, Table]) -> Table:
     ordered = [tables[detector] for detector in sorted(tables)]
     for detector in sorted(tables):
         check_same_columns(tables[detector], ordered[0], detector, min(tables))
-    return vstack(ordered, join_type="exact", metadata_conflicts="silent")
+    stacked = vstack(ordered, join_type="exact", metadata_conflicts="silent")
+    return Table(stacked, meta={}, copy=False)
 
 
 def check_same_columns(table: Table, first: Table, detector: int, first_detector: int) -> None:

@@ -122,6 +122,7 @@ class ConsolidateSourceTask(PipelineTask):
         header.meta.clear()  # it tells of one detector
         rest = (_read(present[detector]) for detector in detectors[1:])
         tables = zip(detectors, itertools.chain([first], rest), strict=True)
+        record_provenance(self, [header])
         return TableStream(header, self._pieces(tables, header, detectors[0], visit))
 
     def _pieces(

@@ -185,7 +185,9 @@ class ConsolidateVisitSummaryTask(PipelineTask):
             )
             for detector in usable
         }
-        return Struct(visit_summary=summary, source_table=stack_source_tables(tables))
+        result = Struct(visit_summary=summary, source_table=stack_source_tables(tables))
+        record_provenance(self, result)
+        return result
 
     def _summarize(
         self, detector: int, image: Handle | VisitImage, photo_calib: Handle | PhotoCalib | None

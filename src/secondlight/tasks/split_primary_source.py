@@ -117,6 +117,7 @@ class SplitPrimarySourceTask(PipelineTask):
             primary=_part(full, flag, [name, *self.config.discard_primary_columns]),
             nonprimary=_part(full, ~flag, [name, *self.config.discard_nonprimary_columns]),
         )
+        record_provenance(self, result)
         self.log.info("%d of %d sources are primary.", len(result.primary), len(full))
         return result
 

@@ -139,7 +139,9 @@ class StandardizeSourceTask(PipelineTask):
             "Visit %d, detector %d: %d sources with %d columns.",
             visit, detector, len(table), len(table.colnames),
         )  # fmt: skip
-        return Struct(outputCatalog=table)
+        result = Struct(outputCatalog=table)
+        record_provenance(self, result)
+        return result
 
     def _read(self, handle: Any) -> Table:
         """Read the columns that are published."""
