@@ -16,13 +16,13 @@ import astropy.io.fits
 import pyarrow.parquet as pq
 from lsst.daf.butler import Butler, DatasetRef
 
-_ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def differences(repository: Path, reference: Path, run: str, reference_run: str | None = None) -> list[str]:
     """Return in words how the outputs of a run in a repository differ from those of a run in another.
 
-    Of logs and of the metadata of tasks, which tell times, it is enough that they can be read.
+    Of what describes the processes of a run it is enough that it can be read.
     """
     with Butler.from_config(str(repository)) as ours, Butler.from_config(str(reference)) as theirs:
         found = {_key(ref): ref for ref in outputs(ours, run)}
@@ -32,7 +32,7 @@ def differences(repository: Path, reference: Path, run: str, reference_run: str 
         for key in sorted(found.keys() & expected.keys()):
             if not ours.stored(found[key]):
                 said.append(f"{key} has no file")
-            elif tells_times(found[key]):
+            elif describes_processes(found[key]):
                 ours.get(found[key])
             elif not same_content(path_of(ours, found[key]), path_of(theirs, expected[key])):
                 said.append(f"{key} differs")
@@ -49,8 +49,9 @@ def path_of(butler: Butler, ref: DatasetRef) -> Path:
     return Path(butler.getURI(ref).ospath)
 
 
-def tells_times(ref: DatasetRef) -> bool:
-    return ref.datasetType.name.endswith(("_log", "_metadata"))
+def describes_processes(ref: DatasetRef) -> bool:
+    """Return whether a dataset is a log, or tells the times of a task or the packages that were imported."""
+    return ref.datasetType.name.endswith(("_log", "_metadata", "packages"))
 
 
 def same_content(file: Path, other: Path) -> bool:
@@ -60,22 +61,30 @@ def same_content(file: Path, other: Path) -> bool:
 
 
 def _whole(file: Path) -> Iterator[Any]:
-    yield _ID.sub(b"", file.read_bytes())
+    yield _ID.sub("", file.read_bytes().decode("latin-1"))
 
 
 def _parts_of_fits(file: Path) -> Iterator[Any]:
     content = file.read_bytes()
     with astropy.io.fits.open(file, disable_image_compression=True, memmap=False) as hdus:
         for hdu in hdus:
+            # The values of cards, for long ones are cut into several.
             cards = [card for card in hdu.header.cards if card.keyword != "DATE"]
-            yield [str(card) for card in cards if not card.keyword.startswith("LSST BUTLER")]
+            cards = [card for card in cards if not card.keyword.startswith("LSST BUTLER")]
+            yield [(card.keyword, _ID.sub("", str(card.value))) for card in cards]
             info = hdu.fileinfo()
             data = content[info["datLoc"] : info["datLoc"] + info["datSpan"]]
-            start = data.find(b'{"')
-            if hdu.name == "JSON" and start >= 0:
-                yield data[:start], _without_run(json.loads(data[start : data.rfind(b"}") + 1]))
-            else:
-                yield data
+            yield list(_documents(data)) if hdu.name == "JSON" else data
+
+
+def _documents(data: bytes) -> Iterator[Any]:
+    """Yield the JSON documents in a table of them, and the bytes around them."""
+    decoder, text, end = json.JSONDecoder(), _ID.sub("", data.decode("latin-1")), 0
+    while (start := text.find('{"', end)) >= 0:
+        yield text[end:start]
+        tree, end = decoder.raw_decode(text, start)
+        yield _without_run(tree)
+    yield text[end:]
 
 
 def _parts_of_parquet(file: Path) -> Iterator[Any]:
@@ -85,10 +94,11 @@ def _parts_of_parquet(file: Path) -> Iterator[Any]:
     schema = pq.read_schema(file)
     yield [(field.name, field.type, field.metadata) for field in schema]
     for key, value in sorted((schema.metadata or {}).items()):
+        text = _ID.sub("", value.decode())
         try:
-            yield key, _without_run(json.loads(value))
+            yield key, _without_run(json.loads(text))
         except ValueError:
-            yield key, [line for line in value.split(b"\n") if b"BUTLER" not in line]
+            yield key, [line for line in text.splitlines() if "BUTLER" not in line]
 
 
 def _without_run(tree: Any) -> Any:

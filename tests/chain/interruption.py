@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,18 @@ from lsst.daf.butler.direct_butler import DirectButler
 from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
 
 from secondlight.cli.pipeline import run_pipeline
+from secondlight.cli.simulate import simulate_images
+from secondlight.simulate.repository import prepare_repository
+from secondlight.simulate.scene import load_scene
 
-from .comparison import outputs, path_of, same_content, tells_times
+from .comparison import describes_processes, outputs, path_of, same_content
 
 OUTPUT = "final"
 RUN = "final/run"
+INPUTS = "prepared/association,prepared/first_pass,SimCam/images,skymaps,refcats"
+PIPELINE = "sim/secondlight"
+WHERE = "instrument='SimCam' AND skymap='secondlight_rings'"
+_SETTINGS = {"camera.columns": 1}
 
 
 class Stage(StrEnum):
@@ -53,12 +61,15 @@ class Point(NamedTuple):
         The how many-th time the point is reached: datasets of a type come one after the other.
     delay
         Seconds from when a task runs.
+    signal
+        What the process is sent there; SIGKILL goes to its whole group.
     """
 
     name: str
     stage: Stage
     time: int = 1
     delay: float = 0.0
+    signal: signal.Signals = signal.SIGKILL
 
 
 class _Execution:
@@ -72,11 +83,18 @@ class _Execution:
         """Note that a point is reached; return whether it is the fatal one."""
         before = sum(point[:2] == (name, stage) for point in self.reached)
         self.reached.append(Point(name, stage, before + 1))
-        return self.fatal is not None and self.reached[-1] == self.fatal._replace(delay=0.0)
+        return self.fatal is not None and self.reached[-1][:3] == self.fatal[:3]
 
     def end_if(self, name: str, stage: Stage) -> None:
         if self.reach(name, stage):
-            die()
+            self.end()
+
+    def end(self) -> None:
+        """End this process."""
+        assert self.fatal is not None
+        if self.fatal.signal == signal.SIGKILL:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os.kill(os.getpid(), self.fatal.signal)
 
     def install(self) -> None:
         """Put the points into the middleware."""
@@ -89,7 +107,9 @@ class _Execution:
 
         def run_quantum(executor: Any, task: Any, quantum: Any, node: Any, /, *args: Any, **kw: Any) -> Any:
             if self.reach(node.label, Stage.RUNNING):
-                threading.Timer(self.fatal.delay, die).start() if self.fatal.delay else die()
+                timer = threading.Timer(self.fatal.delay, self.end)
+                timer.daemon = True
+                timer.start()
             return run(executor, task, quantum, node, *args, **kw)
 
         SingleQuantumExecutor._run_quantum = run_quantum
@@ -106,7 +126,7 @@ class _Execution:
                 write(dataset, temporary)
                 if self.reach(name, Stage.HALF_WRITTEN):
                     os.truncate(temporary.ospath, os.path.getsize(temporary.ospath) // 2)
-                    die()
+                    self.end()
                 self.end_if(name, Stage.WRITTEN)
 
             formatter.write_local_file = write_local_file
@@ -130,51 +150,78 @@ class _Execution:
         owner.put = put_and_tell
 
 
-def die() -> None:
-    """End this process and all of its group, at once."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+def prepare(repository: Path) -> Path:
+    """Make a repository with two visits of one small detector, ready for its final pass, and return it."""
+    assert _in_another_process(_prepare, repository)[0] == 0
+    return repository
 
 
-def run(repository: Path, *, fatal: Point | None = None, **settings: Any) -> tuple[int, list[Point]]:
-    """Run a pipeline, or go on with a run, in another process.
+def _prepare(repository: Path, _: Any) -> int:
+    prepare_repository(repository, load_scene("tiny", settings=_SETTINGS))
+    code = simulate_images(repository, processes=1, log_level="WARNING")
+    done = "SimCam/images,skymaps,refcats"
+    for subset in ("first_pass", "association"):
+        code = code or run_pipeline(
+            str(repository), pipeline=f"{PIPELINE}#{subset}", inputs=done, output=f"prepared/{subset}",
+            where=WHERE, log_level="WARNING",
+        )  # fmt: skip
+        done = f"prepared/{subset},{done}"
+    return code
+
+
+def final_pass(repository: Path, *, where: str = "", fatal: Point | None = None) -> tuple[int, list[Point]]:
+    """Run the final pass, or go on with it, in another process.
 
     Parameters
     ----------
     repository
-        Data repository.
+        Data repository, as `prepare` makes it.
+    where
+        Selection of data.
     fatal
-        The point at which the process is killed.
-    settings
-        As for `run_pipeline`.
+        The point at which the process is sent a signal.
 
     Returns
     -------
     code, reached
         Exit code of the process, and the points it reached if it came to an end.
     """
+    return _in_another_process(_final_pass, repository, where, fatal)
+
+
+def _final_pass(repository: Path, where: str, fatal: Point | None, sender: Any) -> int:
+    execution = _Execution(fatal)
+    execution.install()
+    code = run_pipeline(
+        str(repository), pipeline=f"{PIPELINE}#final_pass", inputs=INPUTS, output=OUTPUT,
+        where=f"{WHERE} AND {where}" if where else WHERE, resume=True, log_level="ERROR",
+        extra=("--output-run", RUN),
+    )  # fmt: skip
+    sender.send(execution.reached)
+    return code
+
+
+def _in_another_process(work: Callable[..., int], *arguments: Any) -> tuple[int, Any]:
+    """Return the exit code of what a new process does, and what it sends."""
     context = multiprocessing.get_context("forkserver")
     multiprocessing.set_forkserver_preload(["secondlight.cli.preload", __name__])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(str(repository), fatal, settings, sender))
+    process = context.Process(target=_work, args=(work, *arguments, sender))
     process.start()
     sender.close()
     try:
-        reached = receiver.recv()
+        sent = receiver.recv()
     except EOFError:
-        reached = []
+        sent = []
     process.join()
     assert process.exitcode is not None
-    return process.exitcode, reached
+    return process.exitcode, sent
 
 
-def _run(repository: str, fatal: Point | None, settings: dict[str, Any], sender: Any) -> None:
+def _work(work: Callable[..., int], *arguments: Any) -> None:
+    # A group of its own, which can be killed as a whole.
     os.setsid()
-    execution = _Execution(fatal)
-    execution.install()
-    extra = ("--output-run", RUN)
-    code = run_pipeline(repository, output=OUTPUT, resume=True, extra=extra, log_level="WARNING", **settings)
-    sender.send(execution.reached)
-    sys.exit(code)
+    sys.exit(work(*arguments))
 
 
 def half_done(repository: Path, reference: Path) -> list[str]:
@@ -190,7 +237,7 @@ def half_done(repository: Path, reference: Path) -> list[str]:
         ref = expected.get(path)
         if ref is None:
             said += [] if _is_temporary(path) else [f"{path} is unexpected"]
-        elif not tells_times(ref) and not same_content(repository / path, reference / path):
+        elif not describes_processes(ref) and not same_content(repository / path, reference / path):
             said.append(f"{path} differs")
     return said
 

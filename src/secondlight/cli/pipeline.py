@@ -15,7 +15,7 @@ from lsst.daf.butler.cli.progress import ClickProgressHandler
 from lsst.daf.butler.progress import Progress
 from lsst.resources import ResourcePath
 
-from .workers import prepare_workers
+from .workers import end_with_workers, prepare_workers
 
 PIPELINES = "resource://secondlight/pipelines/"
 """Where the pipelines that come with the package are."""
@@ -88,7 +88,8 @@ def run_pipeline(
         arguments += ["--extend-run", "--clobber-outputs"]
     if where:
         arguments += ["-d", where]
-    result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)
+    with end_with_workers() if processes > 1 else contextlib.nullcontext():
+        result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)
     return int(result or 0)
 
 

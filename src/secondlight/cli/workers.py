@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("REPOSITORY", "load_kernels", "prepare_workers")
+__all__ = ("REPOSITORY", "end_with_workers", "load_kernels", "prepare_workers")
 
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +37,22 @@ def prepare_workers(repository: str) -> None:
     os.environ[REPOSITORY] = repository
     multiprocessing.set_forkserver_preload([_PRELOAD])
     multiprocessing.forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def end_with_workers() -> Iterator[None]:
+    """Within this context, this process ends its workers when it is asked to end by SIGTERM."""
+
+    def end(number: int, _: Any) -> None:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load_kernels(package: str = "secondlight") -> int:
