@@ -1,9 +1,10 @@
 """The final pass of a small detector killed at random points, and gone on with until it is complete.
 
-Run as ``python -m benchmarks.interrupted --kills 20``.  A run is killed by SIGKILL at a point drawn at random:
-while a task runs, before, in the middle of and after the writing of each output, and around its registration.
-It is gone on with, and killed again elsewhere, until it comes to its end; then every output is compared, bit by
-bit, with that of a run that nobody interrupted.  Another run begins, until there were enough kills.
+Run as ``python -m benchmarks.interrupted --kills 20``. A run is killed by SIGKILL at a point drawn at
+random: while a task runs; before, in the middle of and after the writing of an output; and around its
+registration. It is gone on with, and killed again elsewhere, until it comes to its end; then every output
+is compared, bit by bit, with that of a run that nobody interrupted. Another run begins, until there were
+enough kills.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-
 from tests.chain.comparison import differences
 from tests.chain.interruption import RUN, Point, Stage, final_pass, half_done, prepare, temporary_files
 
@@ -79,8 +79,8 @@ def main(kills: int, seed: int) -> None:
             shutil.rmtree(root)
     where = ", ".join(f"{stage}: {number}" for stage, number in stages.items())
     click.echo(
-        f"{runs} runs were killed {stages.total()} times ({where}) and then completed; all outputs are those of a "
-        f"run that was not, {lost} logs of tasks are missing, {temporary} temporary files were left."
+        f"{runs} runs were killed {stages.total()} times ({where}) and then completed; all outputs are "
+        f"those of a run that was not, {lost} logs of tasks are missing, {temporary} temporary files were left."
     )
 
 
