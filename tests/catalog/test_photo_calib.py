@@ -51,3 +51,13 @@ def test_field_of_an_image() -> None:
     assert varying.unit == u.nJy / u.adu
     assert varying(x=7.0, y=8.0) == FIELD(x=7.0, y=8.0)
     assert PhotoCalib(12.3, field=varying).to_field(BOX, u.adu) is varying
+
+
+@pytest.mark.parametrize("count", [u.adu, u.electron])
+def test_field_in_another_unit_of_flux(count: u.UnitBase) -> None:
+    field = FIELD * u.Quantity(1e-9, u.Jy / count)
+    calib = PhotoCalib(12.3, field=field)
+    x, y = np.array([5.0, 34.0]), np.array([4.0, 20.0])
+    np.testing.assert_allclose(calib.evaluate(x=x, y=y), FIELD(x=x, y=y), rtol=1e-14)
+    assert calib.to_field(BOX, count).unit == u.nJy / count
+    assert calib == PhotoCalib(12.3, field=calib.field)

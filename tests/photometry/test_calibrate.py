@@ -15,6 +15,7 @@ from secondlight.photometry.calibrate import (
     calibrate_catalog,
     calibrate_image,
     photo_calib_of,
+    scaling_to_photo_calib,
     total_flux_error,
 )
 from tests.scenes import make_visit_image
@@ -148,6 +149,20 @@ def test_calibration_of_a_published_image(varying: bool) -> None:
     np.testing.assert_array_equal(found.evaluate(x=x, y=y), calib.evaluate(x=x, y=y))
     assert photo_calib_of(published.convert_unit(u.Jy)).mean == calib.mean
     assert photo_calib_of(published.convert_unit(u.adu)).error == calib.error
+
+
+@pytest.mark.parametrize("coefficients", [[[12.3e-9]], [[12.3e-9, 1e-9]]])
+def test_scaling_in_another_unit_of_flux(coefficients: list[list[float]]) -> None:
+    """What an image in Jy per count is published with leads back to its counts."""
+    image = make_visit_image()
+    scaling = ChebyshevField(image.bbox, np.array(coefficients), unit=u.Jy / u.adu)
+    calib = scaling_to_photo_calib(scaling, image.unit)
+    published = calibrate_image(image, calib)
+    assert calib.mean == pytest.approx(12.3, rel=1e-3)
+    pixels = calib.to_field(image.bbox, image.unit).render().array
+    assert np.mean(pixels) == pytest.approx(calib.mean, rel=1e-3)
+    back = published.convert_unit(u.adu)
+    np.testing.assert_allclose(back.image.array, image.image.array, rtol=1e-6)
 
 
 def test_total_error_of_simulated_fluxes() -> None:

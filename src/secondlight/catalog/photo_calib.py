@@ -31,12 +31,22 @@ class PhotoCalib:
         Uncertainty of the mean, nJy per count.
     field
         Calibration as a function of position, in nJy per count (the full value, not a ratio to ``mean``);
-        `None` if it is constant.
+        one in another unit of flux per count is converted.  `None` if it is constant.
     """
 
     mean: float
     error: float = 0.0
     field: Field | None = None
+
+    def __post_init__(self) -> None:
+        """Bring the field to nJy per count."""
+        if self.field is None or self.field.unit is None:
+            return
+        count = (u.nJy / self.field.unit).decompose()
+        if count.scale != 1.0:
+            unit = u.nJy / u.Unit(count / count.scale)
+            field = self.field * u.Quantity(1.0 / count.scale, unit / self.field.unit)
+            object.__setattr__(self, "field", field)
 
     @staticmethod
     def from_zero_point(zero_point: float, error: float = 0.0) -> PhotoCalib:

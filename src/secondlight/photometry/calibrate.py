@@ -284,4 +284,4 @@ def scaling_to_photo_calib(scaling: Field, count_unit: u.UnitBase) -> PhotoCalib
     steps = (np.arange(_MEAN_GRID) + 0.5) / _MEAN_GRID
     x, y = np.meshgrid(box.x.start - 0.5 + steps * box.x.size, box.y.start - 0.5 + steps * box.y.size)
     mean = factor * float(np.mean(scaling(x=x.ravel(), y=y.ravel())))
-    return PhotoCalib(mean, field=scaling if factor == 1.0 else scaling * factor)
+    return PhotoCalib(mean, field=scaling)
