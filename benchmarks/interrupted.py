@@ -80,7 +80,7 @@ def main(kills: int, seed: int) -> None:
     where = ", ".join(f"{stage}: {number}" for stage, number in stages.items())
     click.echo(
         f"{runs} runs were killed {stages.total()} times ({where}) and then completed; all outputs are "
-        f"those of a run that was not, {lost} logs of tasks are missing, {temporary} temporary files were left."
+        f"those of a run that was not. {lost} logs are missing, {temporary} temporary files were left."
     )
 
 
