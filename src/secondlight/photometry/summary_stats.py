@@ -80,6 +80,8 @@ class ComputeExposureSummaryStatsTask(Task):
         exposure: VisitImage,
         sources: Catalog | None,
         background: BackgroundMap | float | None,
+        *,
+        photo_calib: PhotoCalib | None = None,
     ) -> ObservationSummaryStats:
         """Return the statistics of an image; NaN is what cannot be known.
 
@@ -91,6 +93,9 @@ class ComputeExposureSummaryStatsTask(Task):
             Its measured sources.
         background
             What was subtracted from it, as a map or as a level in counts.
+        photo_calib
+            Calibration of its pixels, of which the mean matters; by default the one it carries, of which the
+            mean over the image is taken.
         """
         stats = _blank()
         if exposure.obs_info.exposure_time is not None:
@@ -104,7 +109,7 @@ class ComputeExposureSummaryStatsTask(Task):
             ap_corr_map=exposure.aperture_corrections,
         )
         self.update_wcs_stats(stats, exposure.sky_projection, exposure.bbox, exposure.obs_info)
-        self.update_photo_calib_stats(stats, _photo_calib_of(exposure))
+        self.update_photo_calib_stats(stats, photo_calib or _photo_calib_of(exposure))
         self.update_background_stats(stats, background)
         self.update_masked_image_stats(stats, exposure)
         self.update_magnitude_limit_stats(stats, exposure)

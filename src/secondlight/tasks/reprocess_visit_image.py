@@ -280,10 +280,13 @@ class ReprocessVisitImageTask(PipelineTask):
             self._match_calib_sources(exposure, measured, calib_sources)
             sources = measured
             self.post_calculations.run(sources, exposure, photo_calib=photo_calib)
-            stats = self.compute_summary_stats.run(exposure, sources, _sky_counts(background, initial))
+            stats = self.compute_summary_stats.run(
+                exposure, sources, _sky_counts(background, initial), photo_calib=photo_calib
+            )
             catalog = calibrate_catalog(sources, photo_calib)
         except AlgorithmError as error:
-            exposure = self._mark_failed(exposure, sources, _sky_counts(background, initial), error)
+            level = _sky_counts(background, initial)
+            exposure = self._mark_failed(exposure, sources, level, photo_calib, error)
             self._publish(result, exposure, photo_calib, background, replaced_pixels)
             raise
         except OverflowError as error:
@@ -358,12 +361,17 @@ class ReprocessVisitImageTask(PipelineTask):
         self.log.info("Matched %d of %d calibration stars.", match.n_matched, match.n_stars)
 
     def _mark_failed(
-        self, exposure: VisitImage, sources: SourceCatalog | None, level: float, error: AlgorithmError
+        self,
+        exposure: VisitImage,
+        sources: SourceCatalog | None,
+        level: float,
+        photo_calib: PhotoCalib,
+        error: AlgorithmError,
     ) -> VisitImage:
         """Return the image with the summary statistics that are known and the failure in its metadata."""
         stats: ObservationSummaryStats | None = None
         try:
-            stats = self.compute_summary_stats.run(exposure, sources, level)
+            stats = self.compute_summary_stats.run(exposure, sources, level, photo_calib=photo_calib)
         except AlgorithmError as another:
             self.log.warning("%s has no summary statistics: %s", checks.image_name(exposure), another)
         metadata = dict(exposure.metadata) | failure_metadata(error)
