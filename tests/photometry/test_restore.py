@@ -167,6 +167,21 @@ def test_files_lose_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(restored.image.array, counts)
 
 
+def test_pixels_without_a_usable_ratio_come_back_with_the_table() -> None:
+    """The ratio may be given as it is: with zeros where the image made with it has no value."""
+    image = make_post_isr()
+    calib, background, _ = case("constant")
+    ratio = make_ratio(image.bbox)
+    ratio.array[10:12], ratio.array[20], ratio.array[30] = 0.0, -1.0, np.nan
+    used = Image(np.where(ratio.array > 0, ratio.array, np.nan), bbox=ratio.bbox)
+    published = publish(image, calib, background, Flattening(background_to_photometric_ratio=used))
+    steps = Flattening(background_to_photometric_ratio=ratio)
+    table = unrestorable_pixels(image.image.array, published, background, **steps)
+    restored = restore_counts(published, background, replaced_pixels=table, **steps)
+    np.testing.assert_array_equal(restored.image.array, image.image.array)
+    assert table["replaced"].sum() == 4 * WIDTH
+
+
 def test_cutout() -> None:
     image = make_post_isr()
     calib, background, steps = case("varying ratio")

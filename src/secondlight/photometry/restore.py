@@ -200,7 +200,8 @@ def _restored_strips(
         if unit_factor != 1.0:
             factor = factor * unit_factor
         if ratio is not None:
-            factor = factor / ratio[strip].array
+            with np.errstate(divide="ignore", invalid="ignore"):  # of pixels that are NaN for that reason
+                factor = factor / ratio[strip].array
         values = image.image.array[rows] / factor
         values += _background_counts(background, strip, unit, initial_photo_calib)
         yield rows, values, factor
