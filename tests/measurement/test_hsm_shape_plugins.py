@@ -65,6 +65,13 @@ def test_settings(method: str) -> None:
     assert isinstance(config, pex_config.Config)
 
 
+def test_children_that_nobody_counts_are_refused_at_construction() -> None:
+    config = make_config(PLUGINS["REGAUSS"])
+    config.plugins[PLUGINS["REGAUSS"]].deblendNChild = "deblend_nChild"
+    with pytest.raises(ValueError, match="deblendNChild is 'deblend_nChild', but there is no column"):
+        SingleFrameMeasurementTask(fixed_slots(), config=config)
+
+
 def test_only_regauss_is_on() -> None:
     names = set(ReprocessVisitImageConfig().measurement.plugins.names)
     assert {method for method, plugin in PLUGINS.items() if plugin in names} == {"REGAUSS"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from secondlight.catalog.footprints import Footprints
 from secondlight.catalog.schema import Schema, minimal_source_schema
@@ -48,6 +49,14 @@ def test_error_factors_shift_the_limit() -> None:
     catalog["psf_instFluxErr"] = 1.0
     task.run(catalog)
     assert catalog["base_ClassificationExtendedness_value"][0] == 0
+
+
+@pytest.mark.parametrize("slot", ["slot_ModelFlux", "slot_PsfFlux"])
+def test_extendedness_without_a_flux_is_refused_at_construction(slot: str) -> None:
+    schema = make_schema()
+    schema.set_alias(slot, "base_NobodyMeasuresThis")
+    with pytest.raises(ValueError, match=f"base_ClassificationExtendedness needs {slot}"):
+        CatalogCalculationTask(schema)
 
 
 def test_primary_flags() -> None:

@@ -80,12 +80,21 @@ class ClassificationExtendednessConfig(Config):
 
 @registerConfigurable("base_ClassificationExtendedness", catalogCalculationRegistry)
 class ClassificationExtendednessPlugin(CatalogCalculationPlugin):
-    """Extended (1) or point-like (0), from the ratio of model to PSF flux."""
+    """Extended (1) or point-like (0), from the ratio of model to PSF flux.
+
+    Raises
+    ------
+    ValueError
+        Raised if one of the two is not in its slot.
+    """
 
     ConfigClass: ClassVar[type[Config]] = ClassificationExtendednessConfig
 
     def __init__(self, schema: Schema, *, name: str, config: Any) -> None:
         super().__init__(schema, name=name, config=config)
+        for slot in ("slot_ModelFlux", "slot_PsfFlux"):
+            if f"{slot}_instFlux" not in schema:
+                raise ValueError(f"{name} needs {slot}, which neither the slots nor the schema define.")
         self.column = schema.add(f"{name}_value", np.float64, "1 for extended sources, 0 for point sources")
         self.flag = schema.add_flag(f"{name}_flag", "model or PSF flux is not usable")
 

@@ -72,7 +72,18 @@ class HsmShapePlugin(MeasurementPlugin):
     """Error of a component in units of that of a shear: a shear changes a distortion by twice itself."""
 
     def declare(self, schema: Schema) -> None:
-        """Add flags, shape, its error and the resolution."""
+        """Add flags, shape, its error and the resolution.
+
+        Raises
+        ------
+        ValueError
+            Raised if there is no column ``deblendNChild``.
+        """
+        children = self.config.deblendNChild
+        if children and children not in schema:
+            raise ValueError(
+                f"{self.name}: deblendNChild is {children!r}, but there is no column of that name."
+            )
         self.add_flags(schema, {f: HSM_FLAGS[f] for f in ("flag", *(f"flag_{name}" for name in _FLAGS))})
         for c in self.components:
             schema.add(self.column(c), np.float64, f"PSF-corrected {self.kind} {c}")
