@@ -426,6 +426,14 @@ def test_detectors_that_the_first_pass_does_not_have(caplog: pytest.LogCaptureFi
         assert f"{name} has detectors [11], which the input summary lacks" in caplog.text
 
 
+def test_stars_of_detectors_that_are_left_out_are_in_no_correlation() -> None:
+    two = summary_of([r for r in first_pass() if r.detector != 11])
+    with_others, without = run(input_summary=two), run(input_summary=two, psf_star_catalog=stars((4, 9)))
+    for ours, theirs in zip(with_others, without, strict=True):
+        assert ours.summary_stats.psfTE1e1 == theirs.summary_stats.psfTE1e1
+        assert ours.summary_stats.psfTE3e2 == theirs.summary_stats.psfTE3e2
+
+
 def test_a_detector_twice() -> None:
     with pytest.raises(ValueError, match="Visit 321: detector 4 appears twice"):
         summary_of([DetectorSummary(4), DetectorSummary(4)])

@@ -167,14 +167,15 @@ class UpdateVisitSummaryTask(PipelineTask):
                 "background_provider is 'replacement', but background_originals or background_overrides was "
                 "not given."
             )
-        star_detector = np.asarray(psf_star_catalog["detector"])
+        stars = psf_star_catalog[np.isin(psf_star_catalog["detector"], input_summary.detectors)]
+        star_detector = np.asarray(stars["detector"])
         names = self.config.connections
         records = []
         for old in input_summary:
             record, position = _copy(old, f"input_summary {names.input_summary}"), _position(old)
             image = (input_exposures or {}).get(old.detector)
             self._update_psf(record, psf_overrides, ap_corr_overrides)
-            self._update_psf_stats(record, psf_star_catalog[star_detector == old.detector], image)
+            self._update_psf_stats(record, stars[star_detector == old.detector], image)
             if wcs is not None:
                 self._update_wcs(record, *wcs.find(old.detector, position))
             if photo_calib is not None:
@@ -187,7 +188,7 @@ class UpdateVisitSummaryTask(PipelineTask):
             self._update_depth(record, input_summary.band, image)
             records.append(record)
         self.compute_summary_stats.update_ellipticity_correlations(
-            [_stats(record) for record in records], psf_star_catalog
+            [_stats(record) for record in records], stars
         )
         result = VisitSummary(
             input_summary.visit,
