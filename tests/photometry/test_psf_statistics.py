@@ -237,3 +237,15 @@ def test_distances_pixel_by_pixel() -> None:
     )
     x, y = good_samples(image.bbox, image.mask, step=8, bad_planes=["CR", "A_PLANE_IT_DOES_NOT_HAVE"])
     assert distance_to_nearest_star(x=x, y=y, star_x=star_x, star_y=star_y) == pytest.approx(expected)
+
+
+def test_stars_of_no_size_are_left_out() -> None:
+    rng = np.random.default_rng(3)
+    star = np.column_stack([rng.uniform(2, 3, (5, 2)), rng.uniform(-0.2, 0.2, 5)])
+    psf = star + 0.01
+    unphysical = np.array([[0.0, 0.0, 0.0], [-3.0, 1.0, 0.0], [np.nan, 1.0, 0.0]])
+    expected = star_statistics(star, psf)
+    assert all(math.isfinite(value) for value in expected.values())
+    assert star_statistics(np.vstack([star, unphysical]), np.vstack([psf, psf[:3]])) == expected
+    assert star_statistics(np.vstack([psf, psf[:3]]), np.vstack([star, unphysical])).keys() == expected.keys()
+    assert all(math.isnan(value) for value in star_statistics(unphysical, psf[:3]).values())

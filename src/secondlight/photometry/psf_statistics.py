@@ -61,7 +61,8 @@ def star_statistics(star: np.ndarray, psf: np.ndarray) -> dict[str, float]:
     Parameters
     ----------
     star, psf
-        Moments ``[xx, yy, xy]`` in pixel^2, shape (n, 3); rows that are not finite are left out.
+        Moments ``[xx, yy, xy]`` in pixel^2, shape (n, 3); rows that are not finite or of no size are left
+        out.
 
     Returns
     -------
@@ -69,6 +70,7 @@ def star_statistics(star: np.ndarray, psf: np.ndarray) -> dict[str, float]:
         Medians and robust scatters by the names of `lsst.images.ObservationSummaryStats`.
     """
     good = np.isfinite(star).all(axis=1) & np.isfinite(psf).all(axis=1)
+    good &= (star[:, 0] + star[:, 1] > 0) & (psf[:, 0] + psf[:, 1] > 0)
     star, psf = star[good], psf[good]
     e1, e2, size = ellipticities(star)
     psf_e1, psf_e2, psf_size = ellipticities(psf)
