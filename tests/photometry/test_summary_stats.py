@@ -154,6 +154,20 @@ def test_no_good_star_leaves_the_rest(task: ComputeExposureSummaryStatsTask) -> 
     assert stats.psfTraceRadiusDelta == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("slot", ["slot_Shape", "slot_PsfShape", "slot_Centroid"])
+def test_stars_without_what_is_compared_leave_the_rest(
+    task: ComputeExposureSummaryStatsTask, slot: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who does not measure shapes has no statistics of them, but an image."""
+    stars = make_stars()
+    stars.schema.set_alias(slot, "nobody_measures_this")
+    stats = task.run(make_image(), stars, None)
+    assert stats.nPsfStar == 12
+    assert math.isnan(stats.psfStarDeltaE1Median)
+    assert stats.psfTraceRadiusDelta == pytest.approx(0, abs=1e-9)
+    assert f"No columns {slot}" in caplog.text
+
+
 def test_distance_to_stars_follows_origin_and_mask(task: ComputeExposureSummaryStatsTask) -> None:
     image = make_image()
     stars = make_stars(1)

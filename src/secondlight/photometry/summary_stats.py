@@ -169,7 +169,12 @@ class ComputeExposureSummaryStatsTask(Task):
         self, stats: ObservationSummaryStats, sources: Catalog, bbox: Box, mask: Mask | None
     ) -> None:
         """Fill what compares the PSF with its stars."""
-        stats.nPsfStar = int(np.count_nonzero(sources[self.config.starSelection]))
+        names = sources.colnames if isinstance(sources, astropy.table.Table) else sources
+        if self.config.starSelection in names:
+            stats.nPsfStar = int(np.count_nonzero(sources[self.config.starSelection]))
+        if missing := [name for name in self.star_columns if name not in names]:
+            self.log.warning("No columns %s: statistics of stars stay unknown.", ", ".join(missing))
+            return
         stars = np.asarray(self.starSelector.select_sources(sources))
         if not stars.any():
             self.log.info("No good PSF star: statistics of stars stay unknown.")
@@ -177,7 +182,6 @@ class ComputeExposureSummaryStatsTask(Task):
 
         _update(stats, star_statistics(*self._moments(sources, stars)))
         base = self.config.starHigherOrderMomentBase
-        names = sources.colnames if isinstance(sources, astropy.table.Table) else sources
         if all(f"{base}_{order}" in names for order in _MOMENTS):
             higher = {order: np.asarray(sources[f"{base}_{order}"])[stars] for order in _MOMENTS}
             _update(stats, higher_moment_statistics(higher))
