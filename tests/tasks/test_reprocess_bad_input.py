@@ -19,6 +19,7 @@ from secondlight.background.fields import combine_backgrounds, make_background
 from secondlight.catalog.ids import IdGenerator
 from secondlight.catalog.mask_planes import make_mask_schema, mask_of
 from secondlight.catalog.photo_calib import PhotoCalib
+from secondlight.catalog.visit_image import replace_components
 from secondlight.catalog.visit_summary import DetectorSummary, VisitSummary
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageTask
 from tests.scenes import make_visit_image
@@ -90,6 +91,13 @@ def test_photometric_calibration_that_is_not_positive_everywhere(slope: float) -
     assert_refused(default_task(), message, photo_calib=PhotoCalib(12.3, field=field))
 
 
+def test_photometric_calibration_of_other_counts() -> None:
+    field = ChebyshevField(make_scene().bbox, np.array([[12.3, 0.1]]), unit=u.nJy / u.electron)
+    calibration = PhotoCalib(12.3, field=field)
+    message = "photo_calib is in nJy / electron, but the image in adu"
+    assert_refused(default_task(), message, photo_calib=calibration)
+
+
 def test_inputs_that_the_configuration_needs(ratio_task: ReprocessVisitImageTask) -> None:
     task = ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True))
     assert_refused(task, "no initial_photo_calib")
@@ -106,6 +114,13 @@ def test_a_visit_summary_has_each_detector_once() -> None:
 
 def test_calibrated_image() -> None:
     assert_refused(default_task(), "the unit is nJy", exposures=[default_outputs().exposure])
+
+
+def test_image_whose_background_is_subtracted() -> None:
+    image = make_scene()
+    first_pass = replace_components(image, backgrounds=make_background(background_field(image.bbox)))
+    message = "its background is subtracted already; expected a post-ISR image"
+    assert_refused(default_task(), message, exposures=[first_pass])
 
 
 def test_image_of_nan() -> None:

@@ -8,6 +8,7 @@ __all__ = (
     "check_calibrations",
     "check_id_generator",
     "check_ids",
+    "check_image",
     "check_preliminary_mask",
     "final_calibrations",
     "flattening",
@@ -44,6 +45,20 @@ _CALIBRATIONS_ACROSS = 5
 def image_name(image: VisitImage) -> str:
     """Return what to call an image in messages."""
     return f"Visit {visit_of(image)}, detector {image.detector.id}"
+
+
+def check_image(where: str, image: VisitImage) -> None:
+    """Refuse an image that is no post-ISR image any more.
+
+    Raises
+    ------
+    ValueError
+        Raised if it is calibrated, or says that a background was subtracted from it.
+    """
+    if image.unit.is_equivalent(u.nJy):
+        raise ValueError(f"{where}: the unit is {image.unit}; expected an image in counts.")
+    if image.backgrounds.subtracted is not None:
+        raise ValueError(f"{where}: its background is subtracted already; expected a post-ISR image.")
 
 
 class Calibrations(NamedTuple):
@@ -100,29 +115,34 @@ def final_calibrations(summary: VisitSummary, *, visit: int, detector: int) -> C
     raise UpstreamFailureNoWorkFound(f"Detector {detector} of visit {visit} cannot be processed:\n{lines}")
 
 
-def check_calibrations(where: str, bbox: Box, **calibrations: Any) -> None:
-    """Refuse to start without a final calibration, or with a photometric one that is no positive number.
+def check_calibrations(where: str, image: VisitImage, **calibrations: Any) -> None:
+    """Refuse to start without a final calibration, or with a photometric one that is of no use.
 
     Parameters
     ----------
     where
         What to call the image in messages.
-    bbox
-        Pixels of the image, a few of which a photometric calibration that varies is tried at.
+    image
+        What they calibrate; a photometric calibration that varies is tried at a few of its pixels.
     **calibrations
         Calibrations by name.
 
     Raises
     ------
     ValueError
-        Raised for either.
+        Raised if one is missing, or if a photometric one is no positive number of nJy, or not per what the
+        image is in.
     """
+    bbox = image.bbox
     missing = [name for name, value in calibrations.items() if value is None]
     if missing:
         raise ValueError(f"{where}: no {', '.join(missing)} given; every final calibration is needed.")
     for name, calibration in calibrations.items():
         if not isinstance(calibration, PhotoCalib):
             continue
+        unit = calibration.to_field(bbox, image.unit).unit
+        if unit is None or not (unit * image.unit).is_equivalent(u.nJy):
+            raise ValueError(f"{where}: {name} is in {unit}, but the image in {image.unit}.")
         x, y = np.meshgrid(*(np.linspace(i.min, i.max, _CALIBRATIONS_ACROSS) for i in (bbox.x, bbox.y)))
         values = [calibration.mean, *calibration.evaluate(x=x.ravel(), y=y.ravel())]
         wrong = [float(value) for value in values if not 0 < value < math.inf]
@@ -169,7 +189,7 @@ def check_preliminary_mask(where: str, mask: Mask | None, bbox: Box) -> None:
 
 def flattening(
     where: str,
-    bbox: Box,
+    image: VisitImage,
     config: ReprocessVisitImageConfig,
     *,
     initial_photo_calib: PhotoCalib | None,
@@ -181,8 +201,8 @@ def flattening(
     ----------
     where
         What to call the image in messages.
-    bbox
-        Pixels of the image.
+    image
+        Image to flatten.
     config
         Configuration of the task.
     initial_photo_calib, background_to_photometric_ratio
@@ -203,11 +223,11 @@ def flattening(
     elif initial_photo_calib is None:
         raise ValueError(f"{where}: remove_initial_photo_calib is set, but no initial_photo_calib was given.")
     else:
-        check_calibrations(where, bbox, initial_photo_calib=initial_photo_calib)
+        check_calibrations(where, image, initial_photo_calib=initial_photo_calib)
     ratio = None
     if config.do_apply_flat_background_ratio:
         ratio = _usable_ratio(
-            f"{where}: background_to_photometric_ratio", background_to_photometric_ratio, bbox
+            f"{where}: background_to_photometric_ratio", background_to_photometric_ratio, image.bbox
         )
     return Flattening(background_to_photometric_ratio=ratio, initial_photo_calib=initial_photo_calib)
 

@@ -242,16 +242,15 @@ class ReprocessVisitImageTask(PipelineTask):
         id_generator = id_generator or IdGenerator()
         exposure = self.snap_combine.run(exposures)
         where = checks.image_name(exposure)
-        if exposure.unit.is_equivalent(u.nJy):
-            raise ValueError(f"{where}: the unit is {exposure.unit}; expected an image in counts.")
+        checks.check_image(where, exposure)
         bbox = exposure.bbox
-        checks.check_calibrations(where, bbox, psf=psf, ap_corr=ap_corr, photo_calib=photo_calib, wcs=wcs)
+        checks.check_calibrations(where, exposure, psf=psf, ap_corr=ap_corr, photo_calib=photo_calib, wcs=wcs)
         checks.check_preliminary_mask(where, preliminary_mask, bbox)
         checks.check_id_generator(where, id_generator)
         check_calib_sources(where, calib_sources)
         steps = checks.flattening(
             where,
-            bbox,
+            exposure,
             self.config,
             initial_photo_calib=initial_photo_calib,
             background_to_photometric_ratio=background_to_photometric_ratio,
