@@ -83,7 +83,7 @@ def _in_process(module: str, *arguments: str) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         check=True,
     )
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout, parse_float=lambda digits: round(float(digits), 4))
     return result
 
 
