@@ -49,7 +49,7 @@ def markdown(bill: Mapping[str, Any]) -> str:
     for scene, result in bill["scenes"].items():
         rows = {name: n for runs in result["tasks"].values() for name, n in runs["cold"]["rows"].items()}
         sources, stars = rows["sources_detector"], rows["finalized_src_detector_table"]
-        lines += [f"## {scene}: {sources} sources, {stars} stars for the PSF", ""]
+        lines += [f"## {scene}: {sources} rows of sources, {stars} stars for the PSF", ""]
         lines += [
             *_summary(result, has_bar=scene == BAR_SCENE),
             "",

@@ -114,7 +114,7 @@ def test_the_bill_adds_up() -> None:
     assert totals(tasks, "cold") == (pytest.approx(8.002), 0.75)
     peer = {"seconds": 14.5, "sources": 2578, "peak_gb": {"sex": 0.4, "psfex": 0.1}}
     text = markdown({"command": "bill", "scenes": {"ccd": {"tasks": tasks, "peer": peer}}})
-    assert "ccd: 3000 sources, 200 stars" in text
+    assert "ccd: 3000 rows of sources, 200 stars" in text
     assert "| **both**, own process, start-up included | **8.0** | **0.75** |" in text
     assert "2578 sources | 14.5 | 0.40 |" in text
     assert "| `second` | measurement | 2.50 | 2.50 | 0.75 |" in text
