@@ -13,6 +13,7 @@ from secondlight.background.fields import (
     make_background,
     render_background,
     render_fields,
+    sky_level,
     subtracted_field,
     with_unit,
 )
@@ -58,3 +59,25 @@ def test_a_background_without_unit_gets_one() -> None:
     assert with_unit(known, u.nJy) is known
     total = subtracted_field(combine_backgrounds(known, plain))
     assert total.unit == u.adu
+
+
+def test_an_only_field_is_marked_as_subtracted() -> None:
+    only = BackgroundMap()
+    only.add("polynomial", field(3.0, u.adu))
+    assert only.subtracted is None
+    marked = with_unit(only, u.adu).subtracted
+    assert marked is not None
+    assert marked.field.unit == u.adu
+
+
+def test_sky_level_in_a_unit() -> None:
+    both = combine_backgrounds(make_background(field(3.0, u.uJy)), make_background(field(20.0, u.uJy)))
+    assert sky_level(both, unit=u.nJy) == pytest.approx(1000 * sky_level(both))
+    assert sky_level(make_background(field(3.0)), unit=u.nJy) == sky_level(make_background(field(3.0)))
+
+
+def test_backgrounds_in_different_units() -> None:
+    mixed = combine_backgrounds(make_background(field(3.0, u.uJy)), make_background(field(500.0, u.nJy)))
+    np.testing.assert_allclose(
+        render_fields(mixed, BOX, unit=u.nJy), field(3500.0).render(BOX).array, rtol=1e-6
+    )

@@ -202,6 +202,16 @@ def test_initial_photo_calib_is_removed_exactly(varying: bool) -> None:
     )
 
 
+def test_background_in_microjanskys() -> None:
+    inputs = make_inputs(make_scene(), initial_photo_calib=PhotoCalib(2.0))
+    field = background_field(inputs["exposures"][0].bbox) * u.Quantity(2e-3, u.uJy)
+    task = ReprocessVisitImageTask(config=make_config(remove_initial_photo_calib=True))
+    exposure = task.run(**(inputs | {"background": make_background(field)})).exposure
+    expected = default_outputs().exposure
+    np.testing.assert_allclose(exposure.image.array, expected.image.array, rtol=1e-4, atol=1e-2)
+    assert exposure.summary_stats.skyBg == pytest.approx(expected.summary_stats.skyBg)
+
+
 def test_initial_photo_calib_is_ignored_unless_configured() -> None:
     result = default_task().run(**make_inputs(make_scene(), initial_photo_calib=PhotoCalib(2.0)))
     np.testing.assert_array_equal(result.exposure.image.array, default_outputs().exposure.image.array)

@@ -57,6 +57,10 @@ def _operands(field: Field) -> tuple[Field, ...]:
     return tuple(field.operands) if isinstance(field, SumField) else (field,)
 
 
+def _unit_factor(field: Field, unit: u.UnitBase | None) -> float:
+    return 1.0 if unit is None or field.unit is None else float(field.unit.to(unit))
+
+
 def render_background(background: BackgroundMap, bbox: Box) -> np.ndarray:
     """Return the subtracted background over the pixels of a box, float32 (height, width).
 
@@ -87,7 +91,7 @@ def render_fields(background: BackgroundMap, bbox: Box, *, unit: u.UnitBase | No
     for field in _operands(subtracted_field(background)):
         values = np.zeros(bbox.shape, dtype=np.float32)
         add_field(values, field, bbox)
-        factor = 1.0 if unit is None or field.unit is None else float(field.unit.to(unit))
+        factor = _unit_factor(field, unit)
         total += values if factor == 1.0 else values * np.float64(factor)
     return total
 
@@ -105,21 +109,29 @@ def combine_backgrounds(first: BackgroundMap, second: BackgroundMap) -> Backgrou
 
 
 def with_unit(background: BackgroundMap, unit: u.UnitBase) -> BackgroundMap:
-    """Return a background whose subtracted field says its unit: the given one if it had none."""
+    """Return a background that marks its field as subtracted and says its unit, by default the given one."""
     field = subtracted_field(background)
-    if field.unit is not None:
+    if field.unit is not None and background.subtracted is not None:
         return background
     described = background.subtracted.description if background.subtracted is not None else ""
-    return make_background(field * unit, described)
+    return make_background(field if field.unit is not None else field * unit, described)
 
 
-def sky_level(background: BackgroundMap) -> float:
+def sky_level(background: BackgroundMap, *, unit: u.UnitBase | None = None) -> float:
     """Return the sum over the fields of the median of their cells (spec reprocess 20.2, skyBg).
 
     A spline field knows its cells; any other field is evaluated at the centres of cells of at most 128
     pixels.
+
+    Parameters
+    ----------
+    background
+        What was subtracted.
+    unit
+        Unit of the result; fields without a unit are taken to have it.
     """
-    return float(sum(_median_of_cells(field) for field in _operands(subtracted_field(background))))
+    fields = _operands(subtracted_field(background))
+    return float(sum(_median_of_cells(field) * _unit_factor(field, unit) for field in fields))
 
 
 def _median_of_cells(field: Field) -> float:

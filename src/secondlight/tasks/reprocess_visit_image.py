@@ -399,5 +399,6 @@ class ReprocessVisitImageTask(PipelineTask):
 
 def _sky_counts(background: BackgroundMap, initial_photo_calib: PhotoCalib | None) -> float:
     """Return the sky level in counts, also if the background is in the units of an initial calibration."""
-    level = sky_level(background)
-    return level if initial_photo_calib is None else level / initial_photo_calib.mean
+    if initial_photo_calib is None:
+        return sky_level(background)
+    return sky_level(background, unit=u.nJy) / initial_photo_calib.mean
