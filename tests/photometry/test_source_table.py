@@ -148,6 +148,13 @@ def test_what_was_not_measured_is_left_out(catalog: SourceCatalog, caplog: pytes
     assert "left out of the source table: ap70Flux, variance_value." in caplog.text
 
 
+def test_patterns_that_fit_nothing_are_said(catalog: SourceCatalog, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        make_source_table(catalog, **LABELS, extras=["base_PsfFluxx_*", "base_PsfFlux_*"])
+    assert "base_PsfFluxx_*" in caplog.text
+    assert "base_PsfFlux_*" not in caplog.text
+
+
 def test_what_every_source_has_must_be_there(catalog: SourceCatalog) -> None:
     sources = catalog.to_astropy()
     sources.remove_columns(["detect_isPrimary", "slot_Centroid_y"])

@@ -153,7 +153,9 @@ def make_source_table(
     labels = dict(zip(LABELS, (visit, detector, band, physical_filter), strict=True))
     table = Table(meta=dict(sources.metadata if isinstance(sources, SourceCatalog) else sources.meta))
     columns = published_sources(names, extras=extras)
-    if missing := [column.name for column in PUBLISHED_COLUMNS if column.name not in columns]:
+    missing = [column.name for column in PUBLISHED_COLUMNS if column.name not in columns]
+    missing += [pattern for pattern in extras if not any(fnmatchcase(name, pattern) for name in names)]
+    if missing:
         _LOG.info("Not measured, left out of the source table: %s.", ", ".join(missing))
     for name, column in columns.items():
         if isinstance(column, str):
