@@ -156,6 +156,17 @@ def test_outputs_of_all_kinds() -> None:
     assert image.metadata["GAIN"] == 1.7
 
 
+def test_what_the_butler_recorded_of_an_input_is_not_said_of_an_output(butler: Butler) -> None:
+    dataset_type = DatasetType("a_table", (), "ArrowAstropy", universe=butler.dimensions)
+    butler.registry.registerDatasetType(dataset_type)
+    butler.put(Table({"a": [1]}, meta={"zero_point": 31.4}), dataset_type)
+    table = butler.get("a_table")
+    assert table.meta["LSST.BUTLER.DATASETTYPE"] == "a_table"
+    record_provenance(make_task(), [table])
+    assert not [key for key in table.meta if key.startswith("LSST.BUTLER")]
+    assert table.meta["zero_point"] == 31.4
+
+
 def test_repeatable_and_without_paths() -> None:
     first = recorded(make_task(), inputs=[("a", reference("b", detector=1))])
     again = recorded(make_task(), inputs=[("a", reference("b", detector=1))])

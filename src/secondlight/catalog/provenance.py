@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import astropy.table
+from lsst.daf.butler import DatasetProvenance
 from lsst.pex.config import Config
 from lsst.pipe.base import Struct, Task
 from lsst.pipe.base.connections import DeferredDatasetRef
@@ -97,6 +98,8 @@ def record_provenance(
             # What an input brought along would not be true of the output.
             for name in [name for name in metadata if name.startswith(_PREFIX)]:
                 del metadata[name]
+            if is_table:  # as the Butler does with what it recorded of the input, once it writes
+                DatasetProvenance.strip_provenance_from_flat_dict(metadata)
             metadata.update(record | ({"provenance_table_version": TABLE_VERSION} if is_table else {}))
 
 
