@@ -226,7 +226,11 @@ def _work(work: Callable[..., int], *arguments: Any) -> None:
 
 def half_done(repository: Path, reference: Path) -> list[str]:
     """Return in words which stored datasets or files in their places are not as in a complete run."""
-    with Butler.from_config(str(repository)) as ours, Butler.from_config(str(reference)) as theirs:
+    with (
+        # SQLite undoes what was being written, which needs the right to write.
+        Butler.from_config(str(repository), writeable=True) as ours,
+        Butler.from_config(str(reference)) as theirs,
+    ):
         expected = {path_of(theirs, ref).relative_to(reference): ref for ref in outputs(theirs, RUN)}
         said = [
             f"{ref} is stored, but there is no file"

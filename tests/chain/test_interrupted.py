@@ -6,11 +6,17 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
+from lsst.daf.butler import Butler
+
+from secondlight.cli import pipeline
 
 from .comparison import differences
 from .conftest import tool
@@ -68,6 +74,36 @@ def test_killed_again_and_again(prepared: Path, reference: Path, tmp_path: Path)
     assert len(temporary_files(root)) == left
     assert final_pass(root)[0] == 0
     assert differences(root, reference, RUN) == []
+    assert final_pass(root)[0] == 0, "once more, though nothing is left to do"
+
+
+def kill_in_a_transaction(repository: Path) -> None:
+    """Leave the database as a process does that is killed while it writes."""
+    code = f"""
+import os, signal, sqlite3
+database = sqlite3.connect({str(repository / "gen3.sqlite3")!r}, isolation_level=None)
+database.execute("PRAGMA cache_size = 1")
+database.execute("BEGIN")
+database.execute("CREATE TABLE half_written (value)")
+for _ in range(1000):
+    database.execute("INSERT INTO half_written VALUES (randomblob(4000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+def test_killed_while_the_database_was_written(prepared: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(prepared, tmp_path / "repo")
+    kill_in_a_transaction(root)
+    with pytest.raises(sqlalchemy.exc.OperationalError, match="readonly"):
+        Butler.from_config(str(root))
+    pipeline.run_pipeline(
+        str(root), pipeline=f"{PIPELINE}#final_pass", inputs=INPUTS, output=OUTPUT, where=WHERE,
+        resume=True, extra=("--show", "pipeline"),
+    )  # fmt: skip
+    Butler.from_config(str(root)).close()
+    with contextlib.closing(sqlite3.connect(root / "gen3.sqlite3")) as database:
+        assert not database.execute("SELECT * FROM sqlite_master WHERE name = 'half_written'").fetchall()
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])

@@ -80,6 +80,7 @@ def test_workers_are_prepared_for_several_processes_only(monkeypatch: pytest.Mon
     prepared: list[str] = []
     arguments: list[list[str]] = []
     monkeypatch.setattr(pipeline, "prepare_workers", prepared.append)
+    monkeypatch.setattr(pipeline, "_has_runs", lambda *_: False)
     monkeypatch.setattr(pipeline.pipetask, "main", lambda args, **_: arguments.append(args))
     for processes in (1, 2):
         pipeline.run_pipeline("repo", pipeline="simulate", inputs="a", output="b", processes=processes)

@@ -20,6 +20,8 @@ from .workers import end_with_workers, prepare_workers
 PIPELINES = "resource://secondlight/pipelines/"
 """Where the pipelines that come with the package are."""
 
+_EMPTY = "QuantumGraph was empty"
+
 
 def run_pipeline(
     repository: str,
@@ -66,6 +68,7 @@ def run_pipeline(
     """
     if sys.stderr.isatty():
         Progress.set_handler(ClickProgressHandler())
+    resume = _has_runs(repository, output) and resume
     if processes > 1:
         prepare_workers(repository)
     # The middleware looks for optional packages that nothing here uses, once per process.
@@ -84,18 +87,29 @@ def run_pipeline(
     arguments += ["-i", inputs, "-j", str(processes), "--register-dataset-types"]
     arguments += ["--start-method", "forkserver"]
     arguments += ["--output-run" if extend_run else "-o", output]
-    if extend_run or (resume and _has_runs(repository, output)):
+    if extend_run or resume:
         arguments += ["--extend-run", "--clobber-outputs"]
     if where:
         arguments += ["-d", where]
-    with end_with_workers() if processes > 1 else contextlib.nullcontext():
-        result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)
+    try:
+        with end_with_workers() if processes > 1 else contextlib.nullcontext():
+            result = pipetask.main(args=[*arguments, *extra], prog_name="pipetask", standalone_mode=False)
+    except click.ClickException as error:
+        if not resume or _EMPTY not in error.message:
+            raise
+        click.echo(f"Nothing was left to do in {output}.")
+        return 0
     return int(result or 0)
 
 
 def _has_runs(repository: str, output: str) -> bool:
     """Return whether a chain of collections exists and holds any."""
-    with Butler.from_config(repository) as butler, contextlib.suppress(MissingCollectionError):
+    # Opened for writing: SQLite then undoes what a process was writing when it was killed.  Until that is
+    # done whoever wants to read only is refused, the builder of the quantum graph among them.
+    with (
+        Butler.from_config(repository, writeable=True) as butler,
+        contextlib.suppress(MissingCollectionError),
+    ):
         return bool(butler.collections.get_info(output).children)
     return False
 
