@@ -152,6 +152,21 @@ def test_everything_missing() -> None:
         assert all(math.isnan(getattr(record.summary_stats, n)) for n in ("psfSigma", "ra", "magLim"))
 
 
+def test_a_first_pass_without_statistics() -> None:
+    before = first_pass()
+    for record in before:
+        record.summary_stats = None
+    record = run(input_summary=before).find(9)
+    stats, sky = record.summary_stats, record.sky_projection
+    assert (stats.zeroPoint, stats.expTime) == (pytest.approx(27.0), 30.0)
+    assert stats.psfSigma == pytest.approx(1.59, rel=1e-3)
+    centre = sky.pixel_to_sky(x=BBOX.x.center, y=BBOX.y.center)
+    assert (stats.ra, stats.dec) == pytest.approx((centre.ra.deg, centre.dec.deg))
+    assert math.isfinite(stats.effTimeZeroPointScale)
+    assert math.isnan(stats.skyBg)
+    assert math.isnan(stats.magLim)
+
+
 def test_bounding_box_from_the_characterization() -> None:
     before = first_pass()
     for detector in DETECTORS[:2]:

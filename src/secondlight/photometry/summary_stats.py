@@ -98,8 +98,7 @@ class ComputeExposureSummaryStatsTask(Task):
             mean over the image is taken.
         """
         stats = _blank()
-        if exposure.obs_info.exposure_time is not None:
-            stats.expTime = float(exposure.obs_info.exposure_time.to_value(u.s))
+        self.update_exposure_time(stats, exposure.obs_info)
         self.update_psf_stats(
             stats,
             exposure.psf,
@@ -115,6 +114,19 @@ class ComputeExposureSummaryStatsTask(Task):
         self.update_magnitude_limit_stats(stats, exposure)
         self.update_effective_time_stats(stats, exposure.band)
         return stats
+
+    def update_exposure_time(self, stats: ObservationSummaryStats, obs_info: ObservationInfo | None) -> None:
+        """Fill the exposure time.
+
+        Parameters
+        ----------
+        stats
+            Statistics to update in place.
+        obs_info
+            What knows it.
+        """
+        time = None if obs_info is None else obs_info.exposure_time
+        stats.expTime = math.nan if time is None else float(time.to_value(u.s))
 
     def update_psf_stats(
         self,

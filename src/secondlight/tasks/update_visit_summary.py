@@ -174,6 +174,8 @@ class UpdateVisitSummaryTask(PipelineTask):
         for old in input_summary:
             record, position = _copy(old, f"input_summary {names.input_summary}"), _position(old)
             image = (input_exposures or {}).get(old.detector)
+            if old.summary_stats is None:
+                self._begin_stats(record)
             self._update_psf(record, psf_overrides, ap_corr_overrides)
             self._update_psf_stats(record, stars[star_detector == old.detector], image)
             if wcs is not None:
@@ -245,6 +247,13 @@ class UpdateVisitSummaryTask(PipelineTask):
             summaries,
             centers,
         )
+
+    def _begin_stats(self, record: DetectorSummary) -> None:
+        """Make those statistics that the first pass left to be made, of what may stay as it is."""
+        stats, task = _stats(record), self.compute_summary_stats
+        task.update_exposure_time(stats, record.obs_info)
+        task.update_wcs_stats(stats, record.sky_projection, record.bbox, record.obs_info)
+        task.update_photo_calib_stats(stats, record.photo_calib)
 
     def _update_psf(
         self, record: DetectorSummary, psf_overrides: VisitSummary, ap_corr_overrides: VisitSummary
