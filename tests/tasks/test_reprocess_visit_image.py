@@ -221,6 +221,18 @@ def test_mask_planes_are_copied() -> None:
     np.testing.assert_array_equal(mask_of(mask, ["TEST"]), ours)
 
 
+def test_a_mask_may_lack_planes(outputs: Struct) -> None:
+    """A camera that knows no planes but its bad pixels has none of the others set."""
+    image = make_scene()
+    mask = Mask(schema=make_mask_schema(["BAD"]), bbox=image.bbox, sky_projection=image.sky_projection)
+    image.mask = mask
+    result = default_task().run(**make_inputs(image))
+    np.testing.assert_array_equal(result.exposure.image.array, outputs.exposure.image.array)
+    for name in outputs.exposure.mask.schema.names:
+        ours, expected = (mask_of(r.exposure.mask, [name]) for r in (result, outputs))
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_noise_belongs_to_visit_and_detector(outputs: Struct) -> None:
     """What replaces neighbours and where sky sources are depends on the ids, or on the image without any."""
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 import numpy as np
 from lsst.images import Image, Mask, VisitImage
 
-from ..catalog.mask_planes import ensure_planes, mask_of, plane_name
+from ..catalog.mask_planes import ensure_planes, make_mask_schema, mask_of, plane_name
 
 
 def copy_mask_planes(exposure: VisitImage, mask: Mask | None, planes: Iterable[str]) -> None:
     """Add planes of another mask to those of the image, in place; planes it lacks are not made.
+
+    The image gets the planes that every mask has, without which its own mask could not be looked into.
 
     Parameters
     ----------
@@ -24,6 +26,7 @@ def copy_mask_planes(exposure: VisitImage, mask: Mask | None, planes: Iterable[s
     planes
         Short or public names.
     """
+    exposure.mask = ensure_planes(exposure.mask, make_mask_schema().names)
     if mask is None:
         return
     names = [name for name in map(plane_name, planes) if name in mask.schema.names]
