@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,22 @@ assert gc.get_freeze_count() > 100_000
 assert "secondlight.tasks.reprocess_visit_image" in sys.modules
 assert set(secondlight.cli.preload.MIDDLEWARE) <= set(sys.modules)
 """
+FAULTS = """
+import resource
+import numpy as np
+from secondlight.cli.workers import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+each_time = pages()
+keep_freed_memory()
+pages()
+assert pages() < each_time / 10, each_time
+"""
 
 
 def run(code: str, folder: Path) -> None:
@@ -70,6 +87,11 @@ def test_kernels_in_the_cache_are_loaded_for_all_types(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(KERNELS)
     run(USE, tmp_path)
     run(LOAD, tmp_path)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not GNU's")
+def test_large_arrays_are_not_fetched_anew_from_the_system(tmp_path: Path) -> None:
+    run(FAULTS, tmp_path)
 
 
 def test_everything_is_in_place_and_nothing_was_compiled(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lsst.daf.butler.cli.progress import ClickProgressHandler
 from lsst.daf.butler.progress import Progress
 from lsst.resources import ResourcePath
 
-from .workers import end_with_workers, prepare_workers
+from .workers import end_with_workers, keep_freed_memory, prepare_workers
 
 PIPELINES = "resource://secondlight/pipelines/"
 """Where the pipelines that come with the package are."""
@@ -68,6 +68,7 @@ def run_pipeline(
     """
     if sys.stderr.isatty():
         Progress.set_handler(ClickProgressHandler())
+    keep_freed_memory()
     resume = _has_runs(repository, output) and resume
     if processes > 1:
         prepare_workers(repository)

@@ -17,7 +17,7 @@ import pkgutil
 from lsst.daf.butler import Butler
 
 from .. import tasks
-from .workers import REPOSITORY, load_kernels
+from .workers import REPOSITORY, keep_freed_memory, load_kernels
 
 MIDDLEWARE = (
     "lsst.ctrl.mpexec",
@@ -66,6 +66,7 @@ def _prepare() -> None:
             step()
         except Exception:
             _LOG.warning("Workers have to make more ready themselves: %s failed.", step, exc_info=True)
+    keep_freed_memory()
     # What is here stays: workers need not look through it for garbage, and share its memory.
     gc.collect()
     gc.freeze()
