@@ -7,10 +7,11 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from secondlight.cli import pipeline
+from secondlight.cli import pipeline, workers
 
 KERNELS = """
 from numba import njit
@@ -96,6 +97,24 @@ def test_large_arrays_are_not_fetched_anew_from_the_system(tmp_path: Path) -> No
 
 def test_everything_is_in_place_and_nothing_was_compiled(tmp_path: Path) -> None:
     run(PRELOAD, tmp_path)
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(1 << 40, 1 << 30), (1 << 25, 1 << 25), (0, None)])
+def test_c_libraries_that_refuse_to_keep_large_arrays(
+    monkeypatch: pytest.MonkeyPatch, largest: int, expected: int | None
+) -> None:
+    """The size that is kept and what is given back are set together: one alone makes things worse."""
+    options: dict[int, int] = {}
+
+    def mallopt(option: int, value: int) -> int:
+        accepted = option == -1 or value <= largest
+        if accepted:
+            options[option] = value
+        return int(accepted)
+
+    monkeypatch.setattr(workers.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    workers.keep_freed_memory()
+    assert options == ({} if expected is None else {-3: expected, -1: 1 << 30})
 
 
 def test_workers_are_prepared_for_several_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ _PRELOAD = "secondlight.cli.preload"
 # Parameters of mallopt(3): how much may be free before it is given back, and what size is never kept.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
+_LARGEST_OF_OLD_LIBRARIES = 1 << 25  # older versions refuse a larger _M_MMAP_THRESHOLD
 
 
 def prepare_workers(repository: str) -> None:
@@ -52,8 +53,9 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         set_option = ctypes.CDLL(None).mallopt
-        set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        # Either option alone would stop the library from learning the other by itself: both or none.
+        if any(set_option(_M_MMAP_THRESHOLD, size) for size in (_KEPT_BYTES, _LARGEST_OF_OLD_LIBRARIES)):
+            set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 @contextlib.contextmanager
