@@ -51,6 +51,8 @@ def test_field_of_an_image() -> None:
     assert varying.unit == u.nJy / u.adu
     assert varying(x=7.0, y=8.0) == FIELD(x=7.0, y=8.0)
     assert PhotoCalib(12.3, field=varying).to_field(BOX, u.adu) is varying
+    with pytest.raises(ValueError, match="calibration is in nJy / adu; expected nJy / electron"):
+        PhotoCalib(12.3, field=varying).to_field(BOX, u.electron)
 
 
 @pytest.mark.parametrize("count", [u.adu, u.electron])

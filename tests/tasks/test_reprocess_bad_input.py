@@ -94,7 +94,7 @@ def test_photometric_calibration_that_is_not_positive_everywhere(slope: float) -
 def test_photometric_calibration_of_other_counts() -> None:
     field = ChebyshevField(make_scene().bbox, np.array([[12.3, 0.1]]), unit=u.nJy / u.electron)
     calibration = PhotoCalib(12.3, field=field)
-    message = "photo_calib is in nJy / electron, but the image in adu"
+    message = "photo_calib: The photometric calibration is in nJy / electron; expected nJy / adu"
     assert_refused(default_task(), message, photo_calib=calibration)
 
 

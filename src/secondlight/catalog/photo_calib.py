@@ -78,11 +78,21 @@ class PhotoCalib:
         return np.asarray(self.field.render(bbox, dtype=np.float64).array)
 
     def to_field(self, bbox: Box, count_unit: u.UnitBase) -> Field:
-        """Return the calibration as the field of nJy per ``count_unit`` that a `VisitImage` carries."""
+        """Return the calibration as the field of nJy per ``count_unit`` that a `VisitImage` carries.
+
+        Raises
+        ------
+        ValueError
+            Raised if the calibration varies, and says that it is per something else.
+        """
         unit = u.nJy / count_unit
         if self.field is None:
             return ChebyshevField(bbox, np.array([[self.mean]]), unit=unit)
-        return self.field if self.field.unit is not None else self.field * unit
+        if self.field.unit is None:
+            return self.field * unit
+        if not self.field.unit.is_equivalent(unit):
+            raise ValueError(f"The photometric calibration is in {self.field.unit}; expected {unit}.")
+        return self.field
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PhotoCalib):

@@ -140,9 +140,10 @@ def check_calibrations(where: str, image: VisitImage, **calibrations: Any) -> No
     for name, calibration in calibrations.items():
         if not isinstance(calibration, PhotoCalib):
             continue
-        unit = calibration.to_field(bbox, image.unit).unit
-        if unit is None or not (unit * image.unit).is_equivalent(u.nJy):
-            raise ValueError(f"{where}: {name} is in {unit}, but the image in {image.unit}.")
+        try:
+            calibration.to_field(bbox, image.unit)
+        except ValueError as error:
+            raise ValueError(f"{where}: {name}: {error}") from error
         x, y = np.meshgrid(*(np.linspace(i.min, i.max, _CALIBRATIONS_ACROSS) for i in (bbox.x, bbox.y)))
         values = [calibration.mean, *calibration.evaluate(x=x.ravel(), y=y.ravel())]
         wrong = [float(value) for value in values if not 0 < value < math.inf]
