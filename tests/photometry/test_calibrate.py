@@ -151,6 +151,14 @@ def test_calibration_of_a_published_image(varying: bool) -> None:
     assert photo_calib_of(published.convert_unit(u.adu)).error == calib.error
 
 
+def test_scaling_that_was_replaced() -> None:
+    """What the image carries counts, not what its metadata tell of an earlier one."""
+    image = make_visit_image()
+    image.metadata |= calibrate_image(image, PhotoCalib(12.3, 0.1)).metadata
+    image.photometric_scaling = PhotoCalib(24.6).to_field(image.bbox, image.unit)
+    assert photo_calib_of(image) == PhotoCalib(24.6)
+
+
 @pytest.mark.parametrize("coefficients", [[[12.3e-9]], [[12.3e-9, 1e-9]]])
 def test_scaling_in_another_unit_of_flux(coefficients: list[list[float]]) -> None:
     """What an image in Jy per count is published with leads back to its counts."""

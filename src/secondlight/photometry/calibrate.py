@@ -28,6 +28,7 @@ from ..catalog.visit_image import replace_components
 
 _SUFFIX = "_instFlux"
 _MEAN_GRID = 64
+_SAME = 1e-6
 
 
 def calibrate_catalog(catalog: SourceCatalog, photo_calib: PhotoCalib) -> SourceCatalog:
@@ -254,11 +255,11 @@ def photo_calib_of(image: VisitImage) -> PhotoCalib:
         raise ValueError(f"The image of visit {image.obs_info.visit_id} has no photometric scaling.")
     calib = scaling_to_photo_calib(image.photometric_scaling, count_unit(image)[0])
     mean, error = (image.metadata.get(f"photo_calib_{name}") for name in ("mean", "error"))
-    return dataclasses.replace(
-        calib,
-        mean=mean if isinstance(mean, float) else calib.mean,
-        error=error if isinstance(error, float) else calib.error,
-    )
+    if not isinstance(mean, float) or not isinstance(error, float):
+        return calib
+    # The scaling may have been replaced since; then the metadata tell of another.
+    same = calib.field is not None or math.isclose(mean, calib.mean, rel_tol=_SAME)
+    return dataclasses.replace(calib, mean=mean, error=error) if same else calib
 
 
 def scaling_to_photo_calib(scaling: Field, count_unit: u.UnitBase) -> PhotoCalib:
