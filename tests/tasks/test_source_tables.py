@@ -258,8 +258,14 @@ DETECTORS = (1, 2, 3)
 @pytest.fixture
 def repository(tmp_path: Path, schema: SourceCatalog) -> str:
     """A repository with the measured sources of two visits; one detector of the first has none."""
+    return make_repository(
+        tmp_path, schema, Config(ResourcePath("resource://secondlight/configs/butler.yaml"))
+    )
+
+
+def make_repository(tmp_path: Path, schema: SourceCatalog, config: Config) -> str:
     path = str(tmp_path / "repo")
-    Butler.makeRepo(path, config=Config(ResourcePath("resource://secondlight/configs/butler.yaml")))
+    Butler.makeRepo(path, config=config)
     with Butler.from_config(path, writeable=True, run="measured") as butler:
         register_records(butler, visits=(10, 11))
         dataset_type = DatasetType(
@@ -334,6 +340,16 @@ def test_in_a_data_repository(repository: str) -> None:
         for name in NAMES:
             np.testing.assert_array_equal(whole[name][rows], published[name])
         check_provenance(butler, published, whole, primary)
+
+
+def test_in_a_repository_that_stores_tables_otherwise(tmp_path: Path, schema: SourceCatalog) -> None:
+    """The middleware's own formatter takes whole tables only."""
+    config = Config(ResourcePath("resource://secondlight/configs/butler.yaml"))
+    del config["datastore", "formatters", "ArrowAstropy"]
+    with run_pipeline(make_repository(tmp_path, schema, config)) as butler:
+        whole = butler.get("source_all", instrument="Cam", visit=11)
+        assert whole["detector"].tolist() == [1] * 6 + [2] * 7 + [3] * 8
+        assert len(butler.get("source", instrument="Cam", visit=11)) == whole["detect_isPrimary"].sum()
 
 
 def check_provenance(butler: Butler, published: Table, whole: Table, primary: Table) -> None:

@@ -74,9 +74,16 @@ class ConsolidateSourceTask(PipelineTask):
     ) -> None:
         """Write the tables of the detectors one after the other."""
         handles = {int(handle.dataId["detector"]): handle for handle in butlerQC.get(inputRefs.inputCatalogs)}
-        stream = self.stream(inputCatalogs=handles, visit=int(outputRefs.outputCatalog.dataId["visit"]))
+        visit = int(outputRefs.outputCatalog.dataId["visit"])
+        stream = self.stream(inputCatalogs=handles, visit=visit)
         record_provenance(self, [stream.header], inputs=inputRefs)
-        butlerQC.put(stream, outputRefs.outputCatalog)
+        try:
+            butlerQC.put(stream, outputRefs.outputCatalog)
+        except TypeError:
+            self.log.info("Visit %d: the repository takes whole tables only; all are in memory.", visit)
+            table = self.run(inputCatalogs=handles, visit=visit).outputCatalog
+            record_provenance(self, [table], inputs=inputRefs)
+            butlerQC.put(table, outputRefs.outputCatalog)
 
     def run(self, *, inputCatalogs: Mapping[int, Table | Handle | None], visit: int) -> Struct:
         """Stack the tables of the detectors in memory.
