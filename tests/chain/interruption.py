@@ -221,6 +221,8 @@ def _in_another_process(work: Callable[..., int], *arguments: Any) -> tuple[int,
 def _work(work: Callable[..., int], *arguments: Any) -> None:
     # A group of its own, which can be killed as a whole.
     os.setsid()
+    # What runs in the background of a shell ignores Ctrl-C, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(work(*arguments))
 
 
