@@ -190,6 +190,13 @@ def test_background_in_another_unit() -> None:
     assert_refused(task, message, **values)
 
 
+@pytest.mark.parametrize("level", [math.nan, math.inf])
+def test_background_that_is_no_number(level: float) -> None:
+    field = ChebyshevField(make_scene().bbox, np.array([[level]]))
+    message = f"the background is {level}; expected numbers"
+    assert_refused(default_task(), message, background=make_background(field))
+
+
 def test_background_of_more_pixels() -> None:
     """A larger background is cut to the image."""
     field = background_field(make_scene().bbox.padded(10))

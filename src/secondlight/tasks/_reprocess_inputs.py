@@ -27,7 +27,7 @@ from lsst.images.fields import BaseField, SumField
 from lsst.images.psfs import PointSpreadFunction
 from lsst.pipe.base import UpstreamFailureNoWorkFound
 
-from ..background.fields import subtracted_field
+from ..background.fields import sky_level, subtracted_field
 from ..catalog.ids import IdGenerator
 from ..catalog.photo_calib import PhotoCalib
 from ..catalog.visit_image import visit_of
@@ -157,8 +157,8 @@ def check_background(where: str, background: BackgroundMap | None, bbox: Box, *,
     Raises
     ------
     ValueError
-        Raised if there is no field that says it was subtracted, or one does not cover the image or has a unit
-        that does not lead to ``unit``; without a unit it is taken to have the right one.
+        Raised if there is no field that says it was subtracted, or one does not cover the image, is no number
+        or has a unit that does not lead to ``unit``; without a unit it is taken to have the right one.
     """
     if background is None:
         raise ValueError(f"{where}: no background given.")
@@ -174,6 +174,8 @@ def check_background(where: str, background: BackgroundMap | None, bbox: Box, *,
                 f"{where}: the background is in {part.unit}; expected {unit}, as it is "
                 f"{'' if unit == u.nJy else 'not '}to be divided by an initial photometric calibration."
             )
+    if not math.isfinite(level := sky_level(background)):
+        raise ValueError(f"{where}: the background is {level}; expected numbers.")
 
 
 def check_preliminary_mask(where: str, mask: Mask | None, bbox: Box) -> None:
