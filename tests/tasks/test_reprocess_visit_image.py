@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import Table
-from lsst.images import Mask
-from lsst.pex.config import FieldValidationError
-from lsst.pipe.base import Struct
+from lsst.images import Mask, VisitImage
+from lsst.pex.config import Config, FieldValidationError
+from lsst.pipe.base import Struct, Task
 
 from secondlight.catalog.ids import IdGenerator
 from secondlight.catalog.mask_planes import ensure_planes, make_mask_schema, mask_of
-from secondlight.catalog.schema import minimal_source_schema
+from secondlight.catalog.schema import Schema, minimal_source_schema
+from secondlight.catalog.source_catalog import SourceCatalog
 from secondlight.tasks.reprocess_visit_image import ReprocessVisitImageConfig, ReprocessVisitImageTask
 
 from .reprocess_scenes import (
@@ -219,6 +221,38 @@ def test_mask_planes_are_copied() -> None:
     np.testing.assert_array_equal(mask_of(mask, ["SPIKE"]), mask_of(copied, ["SPIKE"]))
     np.testing.assert_array_equal(mask_of(mask, ["bar"]), ours | mask_of(copied, ["bar"]))
     np.testing.assert_array_equal(mask_of(mask, ["TEST"]), ours)
+
+
+class LeaveWholeTask(Task):
+    """Stands in the place of the deblender, and does nothing."""
+
+    ConfigClass = Config
+    _DefaultName = "leaveWhole"
+
+    def __init__(self, *, schema: Schema, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def run(self, exposure: VisitImage, sources: SourceCatalog, **_: Any) -> SourceCatalog:
+        """Return the sources."""
+        return sources
+
+
+def test_blends_may_be_left_whole_and_plugins_left_out() -> None:
+    config = make_config()
+    config.deblend.retarget(LeaveWholeTask)
+    config.measurement.plugins.names = [
+        "base_SdssCentroid", "base_SkyCoord", "base_PsfFlux", "base_CompensatedTophatFlux"
+    ]  # fmt: skip
+    for slot in set(config.measurement.slots.toDict()) - {"centroid", "psfFlux"}:
+        setattr(config.measurement.slots, slot, None)
+    config.catalog_calculation.plugins.names = ["base_FootprintArea"]
+    config.validate()
+    result = ReprocessVisitImageTask(config=config).run(**make_inputs(make_scene(blend=True)))
+    assert len(result.sources) == len(POINT_FLUX) + 1 + 1 + 2  # the galaxy, the blend, empty sky
+    assert "deblend_nChild" not in result.sources.colnames
+    assert result.sources["calib_psf_candidate"].sum() == len(POINT_FLUX)
+    assert result.exposure.summary_stats.nPsfStar == 1
+    assert math.isnan(result.exposure.summary_stats.psfStarDeltaE1Median)
 
 
 def test_a_mask_may_lack_planes(outputs: Struct) -> None:
