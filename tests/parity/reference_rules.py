@@ -95,7 +95,9 @@ class ReferenceRules(ReprocessVisitImageTask):
         with reference_deblending():
             return self._deblend(*args, **kwargs)
 
-    def _match_and_summarize(self, exposure: VisitImage, sources: SourceCatalog, _: float) -> Any:
+    def _match_and_summarize(
+        self, exposure: VisitImage, sources: SourceCatalog, _: float, **kwargs: Any
+    ) -> Any:
         """Take array indices for positions, the cells of the background, and the made-up detector's gain."""
         match_by_coordinates(sources, self.pack, radius=self.config.calib_match_radius)
         x0, y0 = self.pack.xy0
@@ -107,7 +109,7 @@ class ReferenceRules(ReprocessVisitImageTask):
         level = float(np.median(self.pack.background_stats))
         exposure.metadata |= {"GAIN": GAIN, "READ_NOISE": 0.0}
         with mock.patch.object(summary_stats, "good_samples", samples):
-            return self._summarize_stats(exposure, sources, level)
+            return self._summarize_stats(exposure, sources, level, **kwargs)
 
 
 def take_repaired(pack: ParityPack, exposure: VisitImage) -> None:
