@@ -89,7 +89,8 @@ class PhotoCalib:
         if self.field is None:
             return ChebyshevField(bbox, np.array([[self.mean]]), unit=unit)
         if self.field.unit is None:
-            return self.field * unit
+            with_unit: Field = self.field * unit
+            return with_unit
         if not self.field.unit.is_equivalent(unit):
             raise ValueError(f"The photometric calibration is in {self.field.unit}; expected {unit}.")
         return self.field
