@@ -21,6 +21,7 @@ import numpy as np
 from astropy.table import Column, Table, vstack
 
 from ..catalog.source_catalog import SourceCatalog
+from .calibrate import total_flux_error
 from .published_columns import LABELS, PUBLISHED_COLUMNS, REQUIRED, PublishedColumn, published_name
 
 _LOG = logging.getLogger(__name__)
@@ -206,10 +207,10 @@ def _add_calibration_error(table: Table, sources: SourceCatalog | Table) -> None
         calib, error = (_measured(sources, name).array for name in CALIBRATION_COLUMNS)
     except KeyError:
         raise ValueError(f"There is no {' and '.join(CALIBRATION_COLUMNS)} to take errors from.") from None
-    relative = error / calib
     for name in table.colnames:
         if table[name].unit == u.nJy and name.endswith("Err"):
-            table[name][:] = np.hypot(table[name], table[name.removesuffix("Err")] * relative)
+            flux = table[name.removesuffix("Err")]
+            table[name][:] = total_flux_error(flux, table[name], calib=calib, calib_err=error)
             table[name].description += " That of the photometric calibration is included."
 
 
